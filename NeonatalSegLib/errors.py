@@ -1,0 +1,14 @@
+"""Errors that a person can act on."""
+
+from __future__ import annotations
+
+
+class NeonatalSegError(Exception):
+    """Something a user can mend: the message says what was wrong, with which file, what was expected, what to do.
+
+    The command line prints the message alone and ends with status 2; the widget shows it as it is.
+    """
+
+
+class Cancelled(Exception):  # noqa: N818  # not a failure
+    """The user asked to stop; raised from inside a progress callback and never reported as a failure."""
