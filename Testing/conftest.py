@@ -1,0 +1,47 @@
+"""Fixtures that several test files share: real scans where they are, small synthetic ones everywhere."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from NeonatalSegLib.datasets.phantom import Phantom, draw_newborn
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """Real newborn scans, which their licence keeps out of the repository."""
+    folder = Path(os.environ.get("NEONATALSEG_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "alberts").is_dir():
+        pytest.skip(f"real scans are not at {folder}; set NEONATALSEG_DATA to their folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def newborn() -> Phantom:
+    """A synthetic newborn of 40 weeks at 1 mm: small, for tests that need anatomy."""
+    return draw_newborn(40.0, seed=11, spacing_mm=1.0)
+
+
+@pytest.fixture(scope="session")
+def newborn_files(newborn: Phantom, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same newborn as NIfTI files: "t1", "t2", "labels"."""
+    folder = tmp_path_factory.mktemp("newborn")
+    files = {}
+    for key, suffix in (("t1", "T1w"), ("t2", "T2w"), ("labels", "dseg")):
+        files[key] = folder / f"sub-01_{suffix}.nii.gz"
+        sitk.WriteImage(getattr(newborn, key), str(files[key]))
+    return files
+
+
+def image_of(array: np.ndarray, spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> sitk.Image:
+    """A SimpleITK image of an array (z, y, x)."""
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(spacing)
+    return image
