@@ -1,0 +1,244 @@
+"""From a Scan to the network's grid, and the exact way back.
+
+The way in: T1 onto T2, one interpolation onto an isotropic grid along the patient's axes, crop to the foreground,
+z-score over the foreground (paper, section 2, "Pipeline Design": "cropped ... to non-zero value regions").
+The way back: class probabilities (not labels) are interpolated at the voxel centres of the scan's own grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import SimpleITK as sitk
+
+from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.geometry import Grid
+from NeonatalSegLib.registration import agreement, register_rigid
+from NeonatalSegLib.scan import Scan
+
+if TYPE_CHECKING:
+    import torch
+
+MODALITIES = ("t1", "t2")  # the network's channels, in this order
+MARGIN_VOXELS = 2
+MAX_GRID_VOXELS = 40_000_000
+# Agreement of T1 and T2 (see registration.agreement): pairs of one newborn and pairs of two are told apart here;
+# benchmarks/registration_quality.py prints the figures behind the number.
+MIN_AGREEMENT = 0.11
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A scan on the network's grid.
+
+    Attributes:
+        array: (2, z, y, x) float32, channels T1 and T2, z-scored over the foreground; an absent channel is all 0.
+        grid: where ``array`` lies.
+        target: the grid on which results are wanted (the scan's reference image).
+        present: which of T1 and T2 were there.
+        agreement: registration quality 0-1, None with one modality.
+        warnings: in words.
+    """
+
+    array: np.ndarray
+    grid: Grid
+    target: Grid
+    present: tuple[bool, bool]
+    agreement: float | None
+    warnings: tuple[str, ...]
+
+
+def prepare(scan: Scan, spacing_mm: float = 0.8, *, trust_headers: bool = False, n4: bool = False) -> Prepared:
+    """Bring a scan onto the network's grid.
+
+    Args:
+        spacing_mm: isotropic edge of the network's voxels.
+        trust_headers: never register T1 to T2; take the positions in the headers as true.
+        n4: correct the bias field first (slow; off by default since training augments bias fields).
+
+    Raises:
+        NeonatalSegError: the foreground is empty or absurdly large.
+    """
+    images = {key: image for key in MODALITIES if (image := getattr(scan, key)) is not None}
+    mask = foreground(scan.reference)
+    warnings = list(scan.warnings)
+    transforms = dict.fromkeys(images, sitk.Transform())
+    quality = None
+    if len(images) == 2:
+        transforms["t1"], quality, found = align(scan, mask, trust_headers)
+        warnings += found
+    if n4:
+        images = {key: bias_corrected(image) for key, image in images.items()}
+    grid = _network_grid(mask, spacing_mm)
+    inside = _onto(mask, grid, sitk.Transform(), sitk.sitkNearestNeighbor) > 0
+    array = np.zeros((len(MODALITIES), *grid.shape), np.float32)
+    for channel, key in enumerate(MODALITIES):
+        if key in images:
+            smooth = _antialiased(images[key], spacing_mm)
+            array[channel] = zscore(_onto(smooth, grid, transforms[key], sitk.sitkLinear), inside)
+    present = ("t1" in images, "t2" in images)
+    return Prepared(array, grid, Grid.of(scan.reference), present, quality, tuple(warnings))
+
+
+def align(scan: Scan, mask: sitk.Image, trust_headers: bool) -> tuple[sitk.Transform, float, list[str]]:
+    """Transform from T2 points to T1 points, the agreement under it, and warnings.
+
+    Registers where the two grids differ, or where they are the same but the contrasts do not agree.
+    """
+    t1, t2 = scan.t1, scan.t2
+    assert t1 is not None and t2 is not None
+    transform, warnings = sitk.Transform(), []
+    quality = agreement(t2, t1, transform, mask)
+    same_grid = Grid.of(t1).is_like(Grid.of(t2))
+    if not trust_headers and (not same_grid or quality < MIN_AGREEMENT):
+        try:
+            found = register_rigid(t2, t1, mask)
+            if (better := agreement(t2, t1, found, mask)) > quality:
+                transform, quality = found, better
+        except RuntimeError:  # ITK: too few samples overlap
+            warnings.append("T1 could not be registered to T2; the positions in the headers were used.")
+    if quality < MIN_AGREEMENT:
+        warnings.append(
+            f"T1 and T2 agree poorly (agreement {quality:.2f}, expected at least {MIN_AGREEMENT:.2f}): they may be of "
+            "different newborns or badly aligned. Check them, or segment with one of them alone."
+        )
+    return transform, quality, warnings
+
+
+def foreground(image: sitk.Image) -> sitk.Image:
+    """uint8 mask of the head: non-zero voxels of an extracted scan, else what stands out of the noise (Otsu).
+
+    Raises:
+        NeonatalSegError: nothing stands out.
+    """
+    array = sitk.GetArrayViewFromImage(image)
+    low = float(array.min())
+    if np.count_nonzero(array == low) > 0.05 * array.size:
+        mask = image > low
+    else:
+        mask = sitk.OtsuThreshold(image, 0, 1, 128)
+        low_mask = image > 0.5 * _mean_outside(array, sitk.GetArrayViewFromImage(mask))
+        mask = sitk.And(mask, low_mask)
+    mask = sitk.RelabelComponent(sitk.ConnectedComponent(sitk.Cast(mask, sitk.sitkUInt8)), 1) == 1
+    if not np.any(sitk.GetArrayViewFromImage(mask)):
+        raise NeonatalSegError("No head could be found in the scan: it is empty or nearly constant.")
+    return mask
+
+
+def _mean_outside(array: np.ndarray, mask: np.ndarray) -> float:
+    outside = array[mask == 0]
+    return float(outside.mean()) if outside.size else 0.0
+
+
+def bias_corrected(image: sitk.Image) -> sitk.Image:
+    """N4 bias field correction, the field fitted on a 4-fold coarser image and applied to the full one."""
+    mask = foreground(image)
+    factor = [max(1, round(3.0 / s)) for s in image.GetSpacing()]
+    n4 = sitk.N4BiasFieldCorrectionImageFilter()
+    n4.SetMaximumNumberOfIterations([30, 30, 20])
+    n4.Execute(sitk.Shrink(image, factor), sitk.Shrink(mask, factor))
+    return image / sitk.Exp(n4.GetLogBiasFieldAsImage(image))
+
+
+def zscore(array: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """(x - mean) / sd with both taken over ``inside``, outliers beyond the 0.1 and 99.9 centile clipped first."""
+    values = array[inside]
+    low, high = np.percentile(values, (0.1, 99.9))
+    values = np.clip(values, low, high)
+    sd = float(values.std()) or 1.0
+    return (np.clip(array, min(low, float(array.min())), high) - float(values.mean())) / sd
+
+
+def labels_on(grid: Grid, labels: sitk.Image) -> np.ndarray:
+    """A label map (uint8) brought onto the network's grid: the class with the largest linear weight at each voxel."""
+    return _onto(labels, grid, sitk.Transform(), sitk.sitkLabelLinear).astype(np.uint8)
+
+
+def _network_grid(mask: sitk.Image, spacing_mm: float) -> Grid:
+    """Isotropic grid along the patient's axes around the mask, with a small margin."""
+    occupied = np.argwhere(sitk.GetArrayViewFromImage(mask) > 0)[:, ::-1]  # x, y, z
+    full = Grid.of(mask)
+    lower, upper = occupied.min(0), occupied.max(0)
+    box = full.crop(tuple(int(v) for v in lower), tuple(int(v) for v in upper - lower + 1))  # type: ignore[arg-type]
+    if np.count_nonzero(np.abs(np.asarray(full.direction)) > 1e-3) > 3:  # oblique: the tilted box would be too roomy
+        points = occupied @ full.matrix()[:3, :3].T + full.matrix()[:3, 3]
+    else:
+        points = box.corners_mm()
+    margin = MARGIN_VOXELS * spacing_mm
+    grid = Grid.covering(points.min(0) - margin, points.max(0) + margin, spacing_mm)
+    if np.prod(grid.size) > MAX_GRID_VOXELS:
+        extent = " x ".join(f"{n * spacing_mm:.0f}" for n in grid.size)
+        raise NeonatalSegError(f"The scan covers {extent} mm, far more than a newborn's head: crop it first.")
+    return grid
+
+
+def _onto(image: sitk.Image, grid: Grid, transform: sitk.Transform, interpolator: int) -> np.ndarray:
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetSize(grid.size)
+    resampler.SetOutputSpacing(grid.spacing_mm)
+    resampler.SetOutputOrigin(grid.origin_mm)
+    resampler.SetOutputDirection(grid.direction)
+    resampler.SetTransform(transform)
+    resampler.SetInterpolator(interpolator)
+    low = 0.0 if interpolator != sitk.sitkLinear else float(sitk.GetArrayViewFromImage(image).min())
+    resampler.SetDefaultPixelValue(low)
+    return sitk.GetArrayFromImage(resampler.Execute(image))
+
+
+def _antialiased(image: sitk.Image, spacing_mm: float) -> sitk.Image:
+    """Blur axes that are finer than the network's grid, so that skipped voxels are averaged and not lost."""
+    sigma = [np.sqrt(max(spacing_mm**2 - s**2, 0.0)) / 2.355 for s in image.GetSpacing()]
+    if max(sigma) < 0.2 * spacing_mm:
+        return image
+    return sitk.DiscreteGaussian(image, [max(s, 1e-3) ** 2 for s in sigma], 8, 0.01, True)
+
+
+def back_to_scan(values: torch.Tensor, prepared: Prepared, reduce: str = "labels") -> np.ndarray:
+    """Interpolate class probabilities at the voxel centres of the scan's own grid.
+
+    Args:
+        values: (classes, z, y, x) float probabilities on ``prepared.grid``, on any device; work is done there.
+        reduce: "labels" gives (z, y, x) uint8, the most probable class; "all" gives (z, y, x, classes) float32.
+
+    Returns:
+        An array on ``prepared.target``; outside the network's grid everything is class 0.
+    """
+    import torch
+    from torch.nn.functional import grid_sample
+
+    classes = values.shape[0]
+    shape = prepared.target.shape
+    out = np.zeros(shape if reduce == "labels" else (*shape, classes), np.uint8 if reduce == "labels" else np.float32)
+    if reduce == "all":
+        out[..., 0] = 1.0
+    start, stop = _box_within(prepared.target, prepared.grid)
+    matrix = np.linalg.inv(prepared.grid.matrix()) @ prepared.target.matrix()
+    scale = 2.0 / np.maximum(np.asarray(prepared.grid.size) - 1, 1)
+    m = torch.tensor(matrix[:3, :3] * scale[:, None], dtype=torch.float32, device=values.device)
+    t = torch.tensor(matrix[:3, 3] * scale - 1.0, dtype=torch.float32, device=values.device)
+    x, y = (torch.arange(start[a], stop[a], dtype=torch.float32, device=values.device) for a in (0, 1))
+    plane = x[None, :, None] * m[:, 0] + y[:, None, None] * m[:, 1] + t
+    step = max(1, 2_000_000 // max(1, plane.shape[0] * plane.shape[1]))
+    for z0 in range(start[2], stop[2], step):
+        z = torch.arange(z0, min(z0 + step, stop[2]), dtype=torch.float32, device=values.device)
+        where = plane[None] + z[:, None, None, None] * m[:, 2]
+        sampled = grid_sample(values[None].float(), where[None], align_corners=True, padding_mode="zeros")[0]
+        sampled[0] += 1.0 - sampled.sum(0)  # what lies outside the grid is background
+        block = (slice(z0, z0 + len(z)), slice(start[1], stop[1]), slice(start[0], stop[0]))
+        if reduce == "labels":
+            out[block] = sampled.argmax(0).to(torch.uint8).cpu().numpy()
+        else:
+            out[block] = sampled.movedim(0, -1).cpu().numpy()
+    return out
+
+
+def _box_within(target: Grid, source: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """First and one-past-last index (x, y, z) of the part of ``target`` that ``source`` covers."""
+    inverse = np.linalg.inv(target.matrix())
+    corners = source.corners_mm() @ inverse[:3, :3].T + inverse[:3, 3]
+    size = np.asarray(target.size)
+    start = np.clip(np.floor(corners.min(0)).astype(int) - 1, 0, size)
+    stop = np.clip(np.ceil(corners.max(0)).astype(int) + 2, 0, size)
+    return start, stop
