@@ -1,0 +1,103 @@
+"""Find newborns in a BIDS folder: T1w, T2w, label maps and ages, with or without sessions."""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.scan import IMAGE_SUFFIXES
+
+AGE_COLUMNS = ("scan_age", "pma", "age_weeks")  # dHCP's name first
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One newborn at one session, as files.
+
+    Attributes:
+        name: ``sub-X`` or ``sub-X_ses-Y``.
+        t1, t2, labels: paths, or None where there is none.
+        age_weeks: post-menstrual age at scan, or None where the tables do not say.
+    """
+
+    name: str
+    t1: Path | None
+    t2: Path | None
+    labels: Path | None
+    age_weeks: float | None
+
+    @property
+    def participant(self) -> str:
+        """``sub-X``: sessions of one newborn share it, and never stand on two sides of a split."""
+        return self.name.split("_")[0]
+
+
+def find_subjects(root: str | Path) -> list[Subject]:
+    """All subjects of a BIDS folder with a T1w or a T2w, sorted by name.
+
+    Label maps are the ``*_dseg`` files anywhere below ``root`` (derivatives included).
+
+    Raises:
+        NeonatalSegError: no such folder, no scans in it, or two files for one subject and contrast.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise NeonatalSegError(f"There is no folder {root}: expected a BIDS data set.")
+    ages = _ages(root)
+    found: dict[str, dict[str, Path]] = {}
+    for path in sorted(root.rglob("sub-*")):
+        stem, suffix = _split(path)
+        if suffix is None or stem.rsplit("_", 1)[-1] not in ("T1w", "T2w", "dseg"):
+            continue
+        kind = stem.rsplit("_", 1)[-1]
+        if kind != "dseg" and "derivatives" in path.relative_to(root).parts:
+            continue
+        files = found.setdefault(_subject_name(stem), {})
+        if kind in files:
+            raise NeonatalSegError(f"Two {kind} files for one session: {files[kind]} and {path}. Keep one of them.")
+        files[kind] = path
+    subjects = [
+        Subject(name, f.get("T1w"), f.get("T2w"), f.get("dseg"), ages.get(name, ages.get(name.split("_")[0])))
+        for name, f in sorted(found.items())
+        if "T1w" in f or "T2w" in f
+    ]
+    if not subjects:
+        raise NeonatalSegError(f"No sub-*/anat/*_T1w or *_T2w image was found below {root}.")
+    return subjects
+
+
+def _split(path: Path) -> tuple[str, str | None]:
+    for suffix in IMAGE_SUFFIXES:
+        if path.name.endswith(suffix):
+            return path.name[: -len(suffix)], suffix
+    return path.name, None
+
+
+def _subject_name(stem: str) -> str:
+    found = re.match(r"(sub-[A-Za-z0-9]+)(_ses-[A-Za-z0-9]+)?", stem)
+    return (found.group(1) + (found.group(2) or "")) if found else stem
+
+
+def _ages(root: Path) -> dict[str, float]:
+    """Ages in weeks from participants.tsv and every sub-*_sessions.tsv, by subject or subject_session."""
+    ages: dict[str, float] = {}
+    for table in [root / "participants.tsv", *sorted(root.rglob("sub-*_sessions.tsv"))]:
+        if not table.is_file():
+            continue
+        with table.open(newline="", encoding="utf-8-sig") as stream:
+            for row in csv.DictReader(stream, delimiter="\t"):
+                who = row.get("participant_id") or table.name.split("_")[0]
+                who = who if who.startswith("sub-") else f"sub-{who}"
+                session = row.get("session_id")
+                if session:
+                    who += f"_{session if session.startswith('ses-') else 'ses-' + session}"
+                for column in AGE_COLUMNS:
+                    try:
+                        ages[who] = float(row.get(column) or "")
+                        break
+                    except ValueError:
+                        continue
+    return ages

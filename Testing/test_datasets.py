@@ -1,0 +1,126 @@
+"""BIDS folders and the cache of prepared arrays."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from NeonatalSegLib.datasets.bids import find_subjects
+from NeonatalSegLib.datasets.cache import build_cache, read_cache
+from NeonatalSegLib.datasets.phantom import Phantom
+from NeonatalSegLib.errors import NeonatalSegError
+
+
+def bids(root: Path, newborn: Phantom, subjects: tuple[str, ...] = ("sub-A", "sub-B")) -> Path:
+    """A small BIDS data set made of one synthetic newborn under several names."""
+    (root / "participants.tsv").write_text(
+        "participant_id\tscan_age\n" + "".join(f"{s}\t{40 + i}\n" for i, s in enumerate(subjects)), encoding="utf-8"
+    )
+    for subject in subjects:
+        anat = root / subject / "anat"
+        derived = root / "derivatives" / "drawem" / subject / "anat"
+        anat.mkdir(parents=True)
+        derived.mkdir(parents=True)
+        sitk.WriteImage(newborn.t1, str(anat / f"{subject}_T1w.nii.gz"))
+        sitk.WriteImage(newborn.t2, str(anat / f"{subject}_T2w.nii.gz"))
+        sitk.WriteImage(newborn.labels, str(derived / f"{subject}_desc-drawem9_dseg.nii.gz"))
+    return root
+
+
+def test_subjects_with_their_files_and_ages(tmp_path: Path, newborn: Phantom) -> None:
+    bids(tmp_path, newborn)
+    (tmp_path / "sub-B" / "anat" / "sub-B_T1w.nii.gz").unlink()
+    a, b = find_subjects(tmp_path)
+    assert (a.name, a.age_weeks, b.age_weeks) == ("sub-A", 40, 41)
+    assert a.labels is not None and a.labels.name == "sub-A_desc-drawem9_dseg.nii.gz"
+    assert b.t1 is None and b.t2 is not None
+
+
+def test_sessions_are_separate_and_have_their_own_age(tmp_path: Path) -> None:
+    for session in ("1", "2"):
+        anat = tmp_path / "sub-A" / f"ses-{session}" / "anat"
+        anat.mkdir(parents=True)
+        (anat / f"sub-A_ses-{session}_T2w.nii.gz").touch()
+    (tmp_path / "sub-A" / "sub-A_sessions.tsv").write_text("session_id\tscan_age\nses-1\t31.5\nses-2\t40.2\n")
+    first, second = find_subjects(tmp_path)
+    assert (first.name, first.age_weeks, second.age_weeks) == ("sub-A_ses-1", 31.5, 40.2)
+    assert first.participant == second.participant == "sub-A"
+
+
+def test_two_files_for_one_contrast_are_refused(tmp_path: Path) -> None:
+    anat = tmp_path / "sub-A" / "anat"
+    anat.mkdir(parents=True)
+    (anat / "sub-A_run-1_T2w.nii.gz").touch()
+    (anat / "sub-A_run-2_T2w.nii.gz").touch()
+    with pytest.raises(NeonatalSegError, match="Two T2w files"):
+        find_subjects(tmp_path)
+
+
+def test_a_folder_without_scans_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NeonatalSegError, match="was found below"):
+        find_subjects(tmp_path)
+    with pytest.raises(NeonatalSegError, match="no folder"):
+        find_subjects(tmp_path / "missing")
+
+
+def test_cache_holds_what_preparation_gives(tmp_path: Path, newborn: Phantom) -> None:
+    subjects = build_cache(find_subjects(bids(tmp_path, newborn)), tmp_path / "cache", 1.2)
+    assert [s.name for s in subjects] == ["sub-A", "sub-B"]
+    image, labels = subjects[0].image(), subjects[0].labels()
+    assert image.dtype == np.float16 and labels.dtype == np.uint8
+    assert image.shape == (2, *labels.shape)
+    assert set(np.unique(labels)) == set(range(10))
+    assert read_cache(tmp_path / "cache") == subjects
+
+
+def test_cache_is_built_once_and_not_mixed(tmp_path: Path, newborn: Phantom) -> None:
+    found = find_subjects(bids(tmp_path, newborn))
+    build_cache(found[:1], tmp_path / "cache", 1.2)
+    stamp = (tmp_path / "cache" / "sub-A_image.npy").stat().st_mtime_ns
+    assert len(build_cache(found, tmp_path / "cache", 1.2)) == 2
+    assert (tmp_path / "cache" / "sub-A_image.npy").stat().st_mtime_ns == stamp
+    with pytest.raises(NeonatalSegError, match="choose another folder"):
+        build_cache(found, tmp_path / "cache", 0.8)
+
+
+def test_cache_is_read_without_simpleitk(tmp_path: Path, newborn: Phantom) -> None:
+    """It is carried to a machine with a GPU that does not have it."""
+    build_cache(find_subjects(bids(tmp_path, newborn, ("sub-A",))), tmp_path / "cache", 1.5)
+    program = (
+        "import sys; sys.modules['SimpleITK'] = None\n"
+        "from NeonatalSegLib.training import PatchDataset, TrainingSettings\n"
+        "from NeonatalSegLib.datasets.cache import read_cache\n"
+        f"item = PatchDataset(read_cache({str(tmp_path / 'cache')!r}), TrainingSettings())[0]\n"
+        "print(tuple(item['image'].shape))"
+    )
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "(2, 96, 96, 96)", done.stderr
+
+
+def test_unknown_label_values_are_named_with_their_file(tmp_path: Path, newborn: Phantom) -> None:
+    root = bids(tmp_path, newborn, ("sub-A",))
+    file = next(root.rglob("*dseg.nii.gz"))
+    sitk.WriteImage(newborn.labels + 5, str(file))
+    with pytest.raises(NeonatalSegError, match=r"dseg\.nii\.gz holds the unknown label values 10, 11"):
+        build_cache(find_subjects(root), tmp_path / "cache", 1.2)
+
+
+def test_labels_on_another_grid_are_refused(tmp_path: Path, newborn: Phantom) -> None:
+    root = bids(tmp_path, newborn, ("sub-A",))
+    file = next(root.rglob("*dseg.nii.gz"))
+    sitk.WriteImage(sitk.Crop(newborn.labels, [1, 0, 0], [0, 0, 0]), str(file))
+    with pytest.raises(NeonatalSegError, match="does not lie on the grid"):
+        build_cache(find_subjects(root), tmp_path / "cache", 1.2)
+
+
+def test_a_subject_without_labels_cannot_be_trained_on(tmp_path: Path, newborn: Phantom) -> None:
+    root = bids(tmp_path, newborn, ("sub-A",))
+    next(root.rglob("*dseg.nii.gz")).unlink()
+    with pytest.raises(NeonatalSegError, match="has no label map"):
+        build_cache(find_subjects(root), tmp_path / "cache", 1.2)
