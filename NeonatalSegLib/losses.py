@@ -1,0 +1,83 @@
+"""The paper's loss: softmax Dice + cross entropy over deep-supervision outputs, for full and for partial labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+EPSILON = 1e-5  # keeps 0/0 of a class that is nowhere defined; small against one voxel
+
+
+class DiceCELoss(nn.Module):
+    """Equation 1: L = L_Dice + L_CE, on the voxels that carry a label.
+
+    Dice is equation 2, with the sums over the voxels i of one sample and the mean over samples:
+    ``-(2 / |K|) sum_k (sum_i u_ik v_ik) / (sum_i u_ik + sum_i v_ik)``, u the softmax output, v the one-hot truth;
+    it lies in [-1, 0]. A class that no voxel of the sample shows adds 0 there, as the equation says. CE is the mean
+    over labelled voxels.
+    """
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Loss of one output.
+
+        Args:
+            logits: (n, classes, z, y, x), any float type; computed in float32.
+            labels: (n, z, y, x) integers 0..classes-1; what is outside the mask is not looked at.
+            mask: (n, z, y, x) bool, True where the label is known; None: everywhere.
+
+        Returns:
+            Scalar. With an empty mask it is 0 and has zero gradient.
+        """
+        logits = logits.float()
+        labels = labels.long()
+        known = torch.ones_like(labels, dtype=torch.bool) if mask is None else mask
+        labels = torch.where(known, labels, 0)
+        log_u = functional.log_softmax(logits, 1)
+        weight = known.to(log_u.dtype)
+        ce = -(log_u.gather(1, labels[:, None])[:, 0] * weight).sum() / weight.sum().clamp(min=1)
+        u = log_u.exp() * weight[:, None]
+        v = functional.one_hot(labels, logits.shape[1]).movedim(-1, 1).to(u.dtype) * weight[:, None]
+        space = tuple(range(2, logits.ndim))
+        overlap, total = (u * v).sum(space), u.sum(space) + v.sum(space)
+        return ce - (2 * overlap / (total + EPSILON)).mean()
+
+
+class DeepSupervisionLoss(nn.Module):
+    """Equation 3: the losses of all outputs, those of lower resolution with lower weights (0.5 ** i, normalised).
+
+    Labels are shrunk to each output's resolution by the majority of the labelled voxels in each block of voxels; a
+    block counts as labelled where any of its voxels is (with sparse slices the plain nearest voxel would lose most).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loss = DiceCELoss()
+
+    def forward(
+        self, outputs: Sequence[torch.Tensor], labels: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Weighted mean of the losses of ``outputs`` (final first); shapes as in :class:`DiceCELoss`."""
+        weights = [0.5**i for i in range(len(outputs))]
+        total = outputs[0].new_zeros((), dtype=torch.float32)
+        for weight, output in zip(weights, outputs, strict=True):
+            small, known = shrink_labels(labels, mask, output.shape[2:], output.shape[1])
+            total = total + weight / sum(weights) * self.loss(output, small, known)
+        return total
+
+
+def shrink_labels(
+    labels: torch.Tensor, mask: torch.Tensor | None, size: Sequence[int], classes: int
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Labels (n, z, y, x) and mask at a lower resolution: the majority label of each block's labelled voxels."""
+    if tuple(labels.shape[1:]) == tuple(size):
+        return labels, mask
+    factor = [a // b for a, b in zip(labels.shape[1:], size, strict=True)]
+    one_hot = functional.one_hot(torch.clamp(labels.long(), 0, classes - 1), classes).movedim(-1, 1)
+    votes = one_hot.to(torch.float32)
+    if mask is not None:
+        votes = votes * mask[:, None]
+    votes = functional.avg_pool3d(votes, factor)
+    return votes.argmax(1), None if mask is None else votes.sum(1) > 0
