@@ -1,0 +1,194 @@
+"""Training: reproducible patches, resuming, what is kept out, and a model at the end that segments."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from NeonatalSegLib.augmentation import AugmentationSettings, DropModalityd, build_augmentation
+from NeonatalSegLib.datasets.cache import CachedSubject, read_cache
+from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.models import read_model
+from NeonatalSegLib.network import NetworkSettings
+from NeonatalSegLib.training import EpochSampler, PatchDataset, TrainingSettings, read_settings, train
+
+SETTINGS = TrainingSettings(
+    network=NetworkSettings((4, 8, 8), 1.0, (16, 16, 16), heads=1),
+    validation=("sub-C",),
+    test=("sub-D",),
+    epochs=4,
+    steps_per_epoch=3,
+    batch_size=2,
+    optimizer="adamw",
+    learning_rate=1e-2,
+    validate_every=2,
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> list[CachedSubject]:
+    """Four small subjects whose tissue can be told from the intensity."""
+    folder = tmp_path_factory.mktemp("cache")
+    random = np.random.default_rng(0)
+    index = {}
+    for name in ("sub-A", "sub-B", "sub-C", "sub-D"):
+        labels = np.zeros((20, 22, 24), np.uint8)
+        labels[3:-3, 3:-3, 3:-3] = 3
+        labels[8:12, 8:14, 8:16] = 7
+        image = np.stack([labels / 3.0, 2 - labels / 5.0]) + 0.05 * random.normal(size=(2, *labels.shape))
+        np.save(folder / f"{name}_image.npy", image.astype(np.float16))
+        np.save(folder / f"{name}_labels.npy", labels)
+        index[name] = {"age_weeks": 40.0}
+    (folder / "cache.json").write_text(json.dumps({"format": 1, "spacing_mm": 1.0, "subjects": index}))
+    return read_cache(folder)
+
+
+def test_patches_depend_on_their_number_alone(cache: list[CachedSubject]) -> None:
+    first, second = PatchDataset(cache, SETTINGS), PatchDataset(cache, SETTINGS)
+    second[5], second[2]  # drawn in another order
+    for number in (0, 7):
+        a, b = first[number], second[number]
+        assert torch.equal(a["image"], b["image"]) and torch.equal(a["label"], b["label"])
+    assert not torch.equal(first[0]["image"], first[1]["image"])
+
+
+def test_several_devices_share_an_epoch_without_overlap() -> None:
+    samplers = [EpochSampler(12, rank, 3) for rank in range(3)]
+    for sampler in samplers:
+        sampler.set_epoch(2)
+    numbers = [n for s in samplers for n in s]
+    assert sorted(numbers) == list(range(24, 36))
+
+
+def weights(result: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in result.parameters()])
+
+
+def test_a_run_that_was_stopped_ends_as_if_it_had_not(cache: list[CachedSubject], tmp_path: Path) -> None:
+    whole = train(cache, SETTINGS, tmp_path / "whole", workers=0)
+    train(cache, SETTINGS, tmp_path / "parts", workers=0, stop_after=2)
+    resumed = train(cache, SETTINGS, tmp_path / "parts", workers=0)
+    last = [torch.load(tmp_path / p / "last.ckpt", weights_only=True)["state_dict"] for p in ("whole", "parts")]
+    assert all(torch.equal(last[0][k], last[1][k]) for k in last[0])
+    assert whole.validation_dsc == resumed.validation_dsc
+    assert torch.equal(weights(whole.network), weights(resumed.network))
+
+
+def test_training_leaves_scalars_a_checkpoint_and_a_model(cache: list[CachedSubject], tmp_path: Path) -> None:
+    done = train(cache, SETTINGS, tmp_path / "run", workers=0)
+    model = done.save(tmp_path / "model")
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+    assert done.checkpoint.name.startswith("best")
+    ours = read_model(model.folder).metadata["neonatalseg"]
+    assert ours["training_subjects"] == ["sub-A", "sub-B"]
+    assert ours["test_subjects"] == ["sub-D"]
+    assert ours["ages_weeks"] == [40.0, 40.0]
+    loaded = model.load_network()
+    x = torch.randn(1, 2, 16, 16, 16)
+    assert torch.allclose(loaded(x), done.network(x), atol=2e-2)  # float16 on disk
+
+
+def test_training_lowers_the_loss(
+    cache: list[CachedSubject], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(cache, dataclasses.replace(SETTINGS, epochs=10, steps_per_epoch=6), tmp_path, workers=0)
+    losses = [
+        float(line.split("loss ")[1].split()[0]) for line in capsys.readouterr().out.splitlines() if "loss" in line
+    ]
+    assert len(losses) == 10
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_the_papers_optimiser(cache: list[CachedSubject], tmp_path: Path) -> None:
+    done = train(cache, dataclasses.replace(SETTINGS, optimizer="sgd"), tmp_path, workers=0, stop_after=2)
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    group = state["optimizer_states"][0]["param_groups"][0]
+    assert (group["momentum"], group["nesterov"]) == (0.99, True)
+    assert group["lr"] == pytest.approx(1e-2 * (1 - 6 / 12) ** 0.9)  # half of 4 epochs of 3 steps
+    assert done.settings.optimizer == "sgd"
+
+
+def test_a_folder_of_another_run_is_refused(cache: list[CachedSubject], tmp_path: Path) -> None:
+    train(cache, SETTINGS, tmp_path, workers=0, stop_after=1)
+    with pytest.raises(NeonatalSegError, match="other settings"):
+        train(cache, dataclasses.replace(SETTINGS, seed=1), tmp_path, workers=0)
+
+
+def test_kept_out_subjects_must_exist_and_some_must_remain(cache: list[CachedSubject], tmp_path: Path) -> None:
+    with pytest.raises(NeonatalSegError, match="sub-Z"):
+        train(cache, dataclasses.replace(SETTINGS, test=("sub-Z",)), tmp_path)
+    with pytest.raises(NeonatalSegError, match="No subject is left"):
+        train(cache[2:], SETTINGS, tmp_path)
+
+
+def test_settings_files(tmp_path: Path) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps(SETTINGS.to_json()))
+    assert read_settings(file) == SETTINGS
+    for change, words in (
+        ({"epoch": 3}, "'epoch'"),
+        ({"network": "huge"}, "'huge'"),
+        ({"optimizer": "adam"}, "'adam'"),
+    ):
+        file.write_text(json.dumps({**SETTINGS.to_json(), **change}))
+        with pytest.raises(NeonatalSegError, match=words):
+            read_settings(file)
+    file.write_text("{")
+    with pytest.raises(NeonatalSegError, match=r"settings\.json"):
+        read_settings(file)
+
+
+def test_the_shipped_configuration_keeps_three_newborns_out() -> None:
+    root = Path(__file__).resolve().parent.parent
+    settings = read_settings(root / "Resources" / "Training" / "neonatal-t1t2.json")
+    assert len(settings.test) >= 3
+    assert not set(settings.test) & set(settings.validation)
+
+
+def example() -> dict[str, torch.Tensor]:
+    labels = torch.zeros((1, 20, 20, 20), dtype=torch.uint8)
+    labels[:, 5:15, 4:16, 3:12] = 3
+    return {"image": torch.cat([labels.float(), 5 - labels.float()]), "label": labels}
+
+
+def test_image_and_labels_stay_together() -> None:
+    """Only spatial changes: the image tells the label of every voxel before, so it must after."""
+    settings = dataclasses.replace(
+        AugmentationSettings.paper(), flip=(0.5, 0.5, 0.5), elastic=1.0, noise=0, smooth=0, intensity=0
+    )
+    transform = build_augmentation(settings, (16, 16, 16))
+    for seed in range(4):
+        transform.set_random_state(seed)
+        out = transform(example())
+        assert out["image"].shape == (2, 16, 16, 16) and out["label"].shape == (1, 16, 16, 16)
+        told = (out["image"][0] > 1.5) == (out["label"][0] == 3)
+        assert told.float().mean() > 0.97
+
+
+def test_augmentation_is_seeded() -> None:
+    transform = build_augmentation(AugmentationSettings(), (16, 16, 16))
+    outs = []
+    for seed in (1, 2, 1):
+        transform.set_random_state(seed)
+        outs.append(transform(example())["image"])
+    assert torch.equal(outs[0], outs[2])
+    assert not torch.equal(outs[0], outs[1])
+
+
+def test_modality_dropout_never_blanks_both() -> None:
+    transform = DropModalityd("image", 0.25)
+    transform.set_random_state(0)
+    counts = {"none": 0, "t1": 0, "t2": 0}
+    for _ in range(400):
+        kept = [bool(c.any()) for c in transform({"image": torch.ones(2, 2, 2, 2)})["image"]]
+        assert any(kept)
+        counts["none" if all(kept) else "t1" if not kept[0] else "t2"] += 1
+    assert 160 < counts["none"] < 240
+    assert 60 < counts["t1"] < 140 and 60 < counts["t2"] < 140
+    only_t2 = torch.stack([torch.zeros(2, 2, 2), torch.ones(2, 2, 2)])
+    assert all(transform({"image": only_t2})["image"][1].all() for _ in range(50))
