@@ -1,0 +1,214 @@
+"""A whole study in one call: one warm model, one scan after the other, finished scans skipped, failures told.
+
+The seam for clusters is :func:`run_scan`: it does one scan and needs nothing of the others.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from NeonatalSegLib import __version__
+from NeonatalSegLib.datasets.bids import find_subjects
+from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.inference import Segmenter, SegmentOptions
+from NeonatalSegLib.outputs import segment_to_folder
+from NeonatalSegLib.tissues import TISSUES
+
+ALL, SOME, NONE = 0, 3, 4  # exit status: how many of the scans succeeded
+
+
+@dataclass(frozen=True)
+class StudyScan:
+    """One scan of a study: where it is and where its results go.
+
+    Attributes:
+        name: unique in the study.
+        folder: of the results, below the study's output folder.
+        stem: of the result files' names.
+    """
+
+    name: str
+    t1: Path | None
+    t2: Path | None
+    age_weeks: float | None
+    folder: Path
+    stem: str
+
+
+@dataclass
+class StudyResult:
+    """What became of each scan, by name; ``failed`` gives the reason in words."""
+
+    done: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    table: Path | None = None
+
+    @property
+    def exit_status(self) -> int:
+        """0 where all scans have results, 3 where some have, 4 where none has."""
+        if not self.failed:
+            return ALL
+        return SOME if self.done or self.skipped else NONE
+
+    def summary(self) -> str:
+        lines = [f"{len(self.done)} segmented, {len(self.skipped)} were done before, {len(self.failed)} failed"]
+        lines += [f"  failed: {name}: {reason}" for name, reason in self.failed.items()]
+        if self.table:
+            lines.append(f"Volumes of the study: {self.table}")
+        return "\n".join(lines)
+
+
+def scans_of_bids(root: str | Path) -> list[StudyScan]:
+    """Every session of a BIDS folder that has a T1w or a T2w, with BIDS-derivative names for the results."""
+    scans = []
+    for subject in find_subjects(root):
+        parts = subject.name.split("_")
+        space = "T2w" if subject.t2 else "T1w"
+        stem = f"{subject.name}_space-{space}_desc-neonatalseg"
+        scans.append(StudyScan(subject.name, subject.t1, subject.t2, subject.age_weeks, Path(*parts, "anat"), stem))
+    return scans
+
+
+def scans_of_list(table: str | Path) -> list[StudyScan]:
+    """Scans from a TSV with the columns name, t1, t2 and age_weeks; paths are relative to the table.
+
+    Raises:
+        NeonatalSegError: unreadable, no such columns, a name twice or empty, or an age that is no number.
+    """
+    table = Path(table)
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream, delimiter="\t")
+            columns, rows = reader.fieldnames or [], list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise NeonatalSegError(f"The list of scans {table} could not be read: {error}.") from error
+    if "name" not in columns or not {"t1", "t2"} & set(columns):
+        raise NeonatalSegError(
+            f"{table} must have tab-separated columns name and t1 or t2, found: {', '.join(columns)}."
+        )
+    scans: dict[str, StudyScan] = {}
+    for number, row in enumerate(rows, 2):
+        name = (row.get("name") or "").strip()
+        if not name or name in scans or any(c in name for c in "/\\:"):
+            raise NeonatalSegError(
+                f"Line {number} of {table}: the name {name!r} is empty, used twice or not a file name."
+            )
+        t1, t2 = ((table.parent / value) if (value := (row.get(key) or "").strip()) else None for key in ("t1", "t2"))
+        scans[name] = StudyScan(name, t1, t2, _age(row.get("age_weeks"), number, table), Path(name), name)
+    if not scans:
+        raise NeonatalSegError(f"{table} lists no scans.")
+    return list(scans.values())
+
+
+def _age(text: str | None, number: int, table: Path) -> float | None:
+    if not text or text.strip().lower() in ("", "n/a"):
+        return None
+    try:
+        return float(text)
+    except ValueError as error:
+        raise NeonatalSegError(f"Line {number} of {table}: the age {text!r} is not a number of weeks.") from error
+
+
+def run_study(
+    segmenter: Segmenter,
+    scans: Sequence[StudyScan],
+    out: str | Path,
+    options: SegmentOptions = SegmentOptions(),
+    tell: Callable[[str], None] = print,
+) -> StudyResult:
+    """Segment every scan that is not done yet; a failure is reported and the rest goes on.
+
+    A scan counts as done where its side-car names the same inputs, model and options and its label map is there.
+    Writes ``volumes.tsv`` (a row a scan) and ``dataset_description.json`` into ``out``.
+    """
+    out = Path(out)
+    result, started = StudyResult(), time.monotonic()
+    for number, scan in enumerate(scans, 1):
+        status = "was done before"
+        if is_done(segmenter, scan, out, options):
+            result.skipped.append(scan.name)
+        else:
+            try:
+                run_scan(segmenter, scan, out, options)
+                result.done.append(scan.name)
+                status = "done"
+            except NeonatalSegError as error:
+                result.failed[scan.name] = str(error)
+                status = f"failed: {error}"
+            except Exception as error:  # one odd scan must not end a study of a thousand
+                result.failed[scan.name] = f"{type(error).__name__}: {error}"
+                status = f"failed: {type(error).__name__}: {error}"
+        worked = len(result.done) + len(result.failed)
+        left = (time.monotonic() - started) / worked * (len(scans) - number) if worked else 0.0
+        tell(f"[{number}/{len(scans)}] {scan.name}: {status}  ({left / 60:.0f} min left)")
+    _write_description(out)
+    result.table = _write_table(scans, out)
+    return result
+
+
+def run_scan(segmenter: Segmenter, scan: StudyScan, out: Path, options: SegmentOptions) -> dict[str, Path]:
+    """One scan of a study, from files to files."""
+    return segment_to_folder(
+        segmenter, scan.t1, scan.t2, out / scan.folder, name=scan.stem, age_weeks=scan.age_weeks, options=options
+    )
+
+
+def is_done(segmenter: Segmenter, scan: StudyScan, out: Path, options: SegmentOptions) -> bool:
+    """True where results of the same inputs, model and options are there."""
+    facts = _sidecar(scan, out)
+    inputs = {key: str(path) for key, path in (("t1", scan.t1), ("t2", scan.t2)) if path}
+    return (
+        facts is not None
+        and (out / scan.folder / f"{scan.stem}_dseg.nii.gz").is_file()
+        and facts.get("Model", {}).get("SHA256") == segmenter.model.hash
+        and facts.get("Options") == vars(options)
+        and facts.get("Inputs") == inputs
+    )
+
+
+def _sidecar(scan: StudyScan, out: Path) -> dict | None:
+    try:
+        return json.loads((out / scan.folder / f"{scan.stem}_dseg.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _write_table(scans: Sequence[StudyScan], out: Path) -> Path:
+    """One row a scan with results: volumes in mL, age in weeks, number of warnings."""
+    keys = [t.key for t in TISSUES if t.index > 0]
+    lines = ["\t".join(["name", "age_weeks", *(f"{k}_ml" for k in keys), "warnings"])]
+    for scan in scans:
+        facts = _sidecar(scan, out)
+        if facts:
+            age = "n/a" if scan.age_weeks is None else f"{scan.age_weeks:g}"
+            volumes = [f"{facts['VolumesML'][k]:.3f}" for k in keys]
+            lines.append("\t".join([scan.name, age, *volumes, str(len(facts["Warnings"]))]))
+    return _replace(out / "volumes.tsv", "\n".join(lines) + "\n")
+
+
+def _write_description(out: Path) -> None:
+    description = {
+        "Name": "NeonatalSeg tissue segmentations",
+        "BIDSVersion": "1.9.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "NeonatalSeg", "Version": __version__}],
+    }
+    _replace(out / "dataset_description.json", json.dumps(description, indent=1) + "\n")
+
+
+def _replace(path: Path, text: str) -> Path:
+    """Write a text file so that a reader sees the old one or the new one."""
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        raise NeonatalSegError(f"{path} could not be written ({error.strerror or error}).") from error
+    return path

@@ -1,0 +1,273 @@
+"""From a Scan to a Segmentation: the model is loaded once and serves many scans.
+
+Example:
+    >>> segmenter = Segmenter()  # doctest: +SKIP
+    >>> segmentation = segmenter.segment(load_scan(t2="sub-01_T2w.nii.gz"))  # doctest: +SKIP
+    >>> segmentation.volumes_ml["cortical_gm"]  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import SimpleITK as sitk
+
+from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.metrics import volumes_ml
+from NeonatalSegLib.models import DEFAULT_MODEL, Model, find_model
+from NeonatalSegLib.preprocessing import MIN_AGREEMENT, Prepared, back_to_scan, prepare
+from NeonatalSegLib.scan import Scan
+from NeonatalSegLib.tissues import PHYSIOLOGICAL
+
+if TYPE_CHECKING:
+    import torch
+
+Progress = Callable[[str, float], None]  # (stage, fraction of the whole, 0-1); may raise Cancelled
+STAGES = {"prepare": (0.0, 0.15), "network": (0.15, 0.9), "back": (0.9, 1.0)}
+# Voxels of one window, largest first; a newborn's head at 0.8 mm fits into the first one whole.
+WINDOWS = ((160, 176, 160), (128, 128, 128), (96, 96, 96))
+CUT_SHARE = 0.01  # of the border faces showing brain: above it the field of view cuts the brain
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """What a user may choose for one segmentation.
+
+    Attributes:
+        trust_headers: never register T1 to T2.
+        n4: correct the bias field first.
+        flips: average with the left-right mirror image (twice the network's time).
+        probabilities, uncertainty: also give these maps.
+        strict: refuse what would otherwise be a warning about T1 and T2 not agreeing.
+    """
+
+    trust_headers: bool = False
+    n4: bool = False
+    flips: bool = False
+    probabilities: bool = False
+    uncertainty: bool = False
+    strict: bool = False
+
+
+@dataclass
+class Segmentation:
+    """What comes out.
+
+    Attributes:
+        label_map: uint8, values 0-9 of tissues.py, on the grid of the scan's reference image.
+        volumes_ml: volume of each of the ten classes, by tissue key.
+        probabilities: vector of ten float32 per voxel on the same grid, or None.
+        uncertainty: entropy over the classes, 0 (certain) to 1 (all alike), float32, or None.
+        warnings: in words, for the user.
+        times_s: seconds per stage.
+        device: in words.
+        model_name, model_hash: which model made it.
+        registration_quality: agreement of T1 and T2, 0-1, or None with one of them.
+    """
+
+    label_map: sitk.Image
+    volumes_ml: dict[str, float]
+    probabilities: sitk.Image | None = None
+    uncertainty: sitk.Image | None = None
+    warnings: list[str] = field(default_factory=list)
+    times_s: dict[str, float] = field(default_factory=dict)
+    device: str = ""
+    model_name: str = ""
+    model_hash: str = ""
+    registration_quality: float | None = None
+
+
+class Segmenter:
+    """A model on a device, kept warm.
+
+    Args:
+        model: name, bundle folder, or a Model.
+        device: "auto" (a GPU that works, else the CPU), "cpu" or "cuda".
+
+    Raises:
+        NeonatalSegError: no such model, a bad model file, or "cuda" where no GPU works.
+    """
+
+    def __init__(self, model: str | Path | Model = DEFAULT_MODEL, device: str = "auto") -> None:
+        self.model = model if isinstance(model, Model) else find_model(model)
+        self.device, self._notice = choose_device(device)
+        self._network = self.model.load_network().to(self.device)
+
+    @property
+    def device_text(self) -> str:
+        """The device in words, such as "GPU: NVIDIA H200" or "CPU (2 threads)"."""
+        return device_text(self.device)
+
+    def segment(
+        self, scan: Scan, options: SegmentOptions = SegmentOptions(), progress: Progress | None = None
+    ) -> Segmentation:
+        """Segment one scan.
+
+        Raises:
+            NeonatalSegError: no head in the scan, too little memory, or (``options.strict``) T1 and T2 disagree.
+            Cancelled: whatever ``progress`` raises goes through.
+        """
+        clock = _Clock(progress)
+        clock.enter("prepare")
+        prepared = prepare(scan, self.model.spacing_mm, trust_headers=options.trust_headers, n4=options.n4)
+        if options.strict and prepared.agreement is not None and prepared.agreement < MIN_AGREEMENT:
+            raise NeonatalSegError(f"{prepared.warnings[-1]} (refused because of --strict)")
+        warnings = [*prepared.warnings, *self._notice, *self._outside_training(scan)]
+        clock.enter("network")
+        probabilities = self._run_network(prepared, options, clock, warnings)
+        clock.enter("back")
+        result = self._bring_back(probabilities, prepared, options)
+        result.warnings = warnings + cut_brain_warning(sitk.GetArrayViewFromImage(result.label_map))
+        clock.leave()
+        result.times_s = clock.times_s
+        result.device, result.model_name, result.model_hash = self.device_text, self.model.name, self.model.hash
+        result.registration_quality = prepared.agreement
+        return result
+
+    def _run_network(
+        self, prepared: Prepared, options: SegmentOptions, clock: _Clock, warnings: list[str]
+    ) -> torch.Tensor:
+        """Probabilities on the network's grid: large windows, then smaller ones, then the CPU, as memory allows."""
+        import torch
+
+        from NeonatalSegLib.windows import predict_windows
+
+        attempts = [(self.device, w) for w in WINDOWS]
+        if self.device.type != "cpu":
+            attempts += [(torch.device("cpu"), w) for w in WINDOWS]
+        for number, (device, window) in enumerate(attempts):
+            try:
+                network = self._network if device == self.device else self.model.load_network()
+                image = torch.from_numpy(prepared.array).to(device)
+                out = predict_windows(
+                    network, image, self.model.network, window=window, flips=options.flips, before_window=clock.within
+                )
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if device.type == "cuda":
+                    torch.cuda.empty_cache()
+                continue
+            if number:
+                where = device_text(device)
+                warnings.append(f"Memory ran out: the network ran in windows of {window[0]} voxels on {where}.")
+            return out
+        raise NeonatalSegError("There is too little memory to segment this scan, even in small windows on the CPU.")
+
+    def _bring_back(self, probabilities: torch.Tensor, prepared: Prepared, options: SegmentOptions) -> Segmentation:
+        grid = prepared.target
+        labels = back_to_scan(probabilities, prepared)
+        result = Segmentation(grid.image(labels), volumes_ml(labels, grid.voxel_volume_mm3))
+        if options.probabilities or options.uncertainty:
+            full = back_to_scan(probabilities, prepared, reduce="all")
+            if options.uncertainty:
+                result.uncertainty = grid.image(entropy(full))
+            if options.probabilities:
+                result.probabilities = grid.image(full, vector=True)
+        return result
+
+    def _outside_training(self, scan: Scan) -> list[str]:
+        ages = self.model.ages_weeks
+        if scan.age_weeks is None or ages is None or ages[0] <= scan.age_weeks <= ages[1]:
+            return []
+        text = (
+            f"The age of {scan.age_weeks:g} weeks is outside what the model {self.model.name} has learned from "
+            f"({ages[0]:g}-{ages[1]:g} weeks): expect errors."
+        )
+        return [text]
+
+
+def entropy(probabilities: np.ndarray) -> np.ndarray:
+    """Entropy over the last axis divided by its maximum: 0 (certain) to 1 (all classes alike), float32."""
+    p = np.clip(probabilities, 1e-7, 1.0)
+    return (-(p * np.log(p)).sum(-1) / math.log(p.shape[-1])).astype(np.float32)
+
+
+def cut_brain_warning(labels: np.ndarray) -> list[str]:
+    """A warning where one of the six outer faces of the label map (z, y, x) shows tissue, i.e. the brain is cut."""
+    tissue = np.isin(labels, [t.index for t in PHYSIOLOGICAL if t.brain])
+    total = np.count_nonzero(tissue)
+    for axis in range(3):
+        for end in (0, -1):
+            face = np.take(tissue, end, axis)
+            widest = max(1, int(tissue.sum(tuple(a for a in range(3) if a != axis)).max()))
+            if total and np.count_nonzero(face) > max(20, CUT_SHARE * face.size, 0.15 * widest):
+                return ["The brain reaches the edge of the field of view: it may be cut, and volumes too small."]
+    return []
+
+
+def choose_device(wish: str) -> tuple[torch.device, list[str]]:
+    """A device that has run one real kernel, and a notice where a GPU is there but does not work.
+
+    Raises:
+        NeonatalSegError: unknown name, or "cuda" asked for and not usable.
+    """
+    import torch
+
+    if wish not in ("auto", "cpu", "cuda"):
+        raise NeonatalSegError(f"There is no device {wish!r}: choose auto, cpu or cuda.")
+    if wish == "cpu" or (wish == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu"), []
+    try:
+        # A GPU may be listed and still be too old or too new for this build: let it convolve before promising it.
+        probe = torch.nn.functional.conv3d(
+            torch.ones(1, 1, 4, 4, 4, device="cuda"), torch.ones(1, 1, 3, 3, 3, device="cuda")
+        )
+        if float(probe[0, 0, 0, 0, 0]) != 27.0:
+            raise RuntimeError("wrong result")
+        return torch.device("cuda"), []
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if wish == "cuda":
+            raise NeonatalSegError(f"No GPU can be used ({reason}). Choose --device auto or cpu.") from error
+        return torch.device("cpu"), [f"A GPU is there but cannot be used ({reason}); the CPU was used."]
+
+
+def device_text(device: torch.device) -> str:
+    """A device in words."""
+    import torch
+
+    if device.type == "cuda":
+        return f"GPU: {torch.cuda.get_device_name(device)}"
+    return f"CPU ({torch.get_num_threads()} threads)"
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    import torch
+
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+        text in str(error).lower() for text in ("out of memory", "can't allocate memory", "not enough memory")
+    )
+
+
+class _Clock:
+    """Times the stages and turns a stage's own fraction into that of the whole."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.progress = progress
+        self.times_s: dict[str, float] = {}
+        self._stage: str | None = None
+        self._since = 0.0
+
+    def enter(self, stage: str) -> None:
+        self.leave(report=False)
+        self._stage, self._since = stage, time.perf_counter()
+        self.within(0.0)
+
+    def within(self, fraction: float) -> None:
+        assert self._stage is not None
+        start, stop = STAGES[self._stage]
+        if self.progress:
+            self.progress(self._stage, start + fraction * (stop - start))
+
+    def leave(self, report: bool = True) -> None:
+        if self._stage is not None:
+            self.times_s[self._stage] = self.times_s.get(self._stage, 0.0) + time.perf_counter() - self._since
+            if report and self.progress:
+                self.progress(self._stage, 1.0)

@@ -1,0 +1,173 @@
+"""What a segmentation leaves on disk: label map, volumes, side-car and picture; all of them or none.
+
+For a scan named ``sub-01``: ``sub-01_dseg.nii.gz`` (uint8, 0-9), ``sub-01_volumes.tsv`` (mL), ``sub-01_dseg.json``
+(model, versions, device, times, inputs, warnings), ``sub-01_dseg.png``; on request ``sub-01_probseg.nii.gz`` and
+``sub-01_uncertainty.nii.gz``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import tempfile
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from NeonatalSegLib import __version__
+from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.inference import Progress, Segmentation, Segmenter, SegmentOptions
+from NeonatalSegLib.metrics import volume_sums
+from NeonatalSegLib.scan import Scan, load_scan
+from NeonatalSegLib.tissues import TISSUES
+
+NOTICE = "Research use only, not for diagnosis."
+
+
+def segment_to_folder(
+    segmenter: Segmenter,
+    t1: str | Path | None,
+    t2: str | Path | None,
+    folder: str | Path,
+    *,
+    name: str | None = None,
+    age_weeks: float | None = None,
+    options: SegmentOptions = SegmentOptions(),
+    progress: Progress | None = None,
+    picture: bool = True,
+) -> dict[str, Path]:
+    """One scan from files to files: what ``neonatalseg segment`` does, and ``batch`` for every scan of a study.
+
+    Returns:
+        What was written, by kind (see :func:`write_outputs`).
+
+    Raises:
+        NeonatalSegError: bad input, or the folder cannot be written; nothing is left behind.
+    """
+    check_writable(folder)
+    started = time.perf_counter()
+    scan = load_scan(t1, t2, name=name, age_weeks=age_weeks)
+    reading = time.perf_counter() - started
+    segmentation = segmenter.segment(scan, options, progress)
+    segmentation.times_s = {"read": reading, **segmentation.times_s}
+    return write_outputs(segmentation, scan, folder, name=name, options=options, picture=picture)
+
+
+def write_outputs(
+    segmentation: Segmentation,
+    scan: Scan,
+    folder: str | Path,
+    *,
+    name: str | None = None,
+    options: SegmentOptions | None = None,
+    picture: bool = True,
+) -> dict[str, Path]:
+    """Write a segmentation into ``folder`` (made where missing); files of an earlier run are replaced.
+
+    Everything is written into a temporary folder beside the target first and moved at the end, the side-car last: a
+    full disk or an interruption leaves what was there before.
+
+    Returns:
+        Paths by kind: "dseg", "volumes", "sidecar", and "picture", "probabilities", "uncertainty" where made.
+    """
+    folder, name = Path(folder), name or scan.name
+    check_writable(folder)
+    started = time.perf_counter()
+    staging = Path(tempfile.mkdtemp(prefix=".neonatalseg-", dir=folder))
+    try:
+        files = _write_images(segmentation, staging, name)
+        files["volumes"] = staging / f"{name}_volumes.tsv"
+        files["volumes"].write_text(volumes_table(segmentation.volumes_ml), encoding="utf-8")
+        if picture:
+            from NeonatalSegLib.picture import draw_overlay
+
+            files["picture"] = staging / f"{name}_dseg.png"
+            draw_overlay(scan.reference, segmentation.label_map, files["picture"], title=name)
+        segmentation.times_s["write"] = time.perf_counter() - started
+        files["sidecar"] = staging / f"{name}_dseg.json"
+        text = json.dumps(sidecar(segmentation, scan, options), indent=1) + "\n"
+        files["sidecar"].write_text(text, encoding="utf-8")
+        written = {kind: folder / path.name for kind, path in files.items()}
+        for kind, path in files.items():
+            os.replace(path, written[kind])
+        return written
+    except (OSError, RuntimeError) as error:
+        raise NeonatalSegError(_why_not_written(folder, error)) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _write_images(segmentation: Segmentation, staging: Path, name: str) -> dict[str, Path]:
+    files = {}
+    for kind, suffix, image in (
+        ("dseg", "dseg", segmentation.label_map),
+        ("probabilities", "probseg", segmentation.probabilities),
+        ("uncertainty", "uncertainty", segmentation.uncertainty),
+    ):
+        if image is not None:
+            files[kind] = staging / f"{name}_{suffix}.nii.gz"
+            sitk.WriteImage(image, str(files[kind]), useCompression=True, compressionLevel=4)
+    return files
+
+
+def volumes_table(volumes_ml: dict[str, float]) -> str:
+    """Tab-separated volumes in mL: the eight tissues, the intracranial background, brain and intracranial sums."""
+    rows = [(t.index, t.key, t.name, volumes_ml[t.key]) for t in TISSUES if t.index > 0]
+    lines = ["index\tkey\tname\tvolume_ml"] + [f"{i}\t{k}\t{n}\t{v:.3f}" for i, k, n, v in rows]
+    sums = volume_sums(volumes_ml)
+    lines.append(f"n/a\tbrain\tBrain (tissues without CSF and ventricles)\t{sums['brain']:.3f}")
+    lines.append(f"n/a\tintracranial\tIntracranial (brain, CSF and ventricles)\t{sums['intracranial']:.3f}")
+    return "\n".join(lines) + "\n"
+
+
+def sidecar(segmentation: Segmentation, scan: Scan, options: SegmentOptions | None = None) -> dict[str, object]:
+    """The facts of one run for the JSON file beside the label map."""
+    return {
+        "Description": "Tissue segmentation of a newborn's brain by NeonatalSeg",
+        "Notice": NOTICE,
+        "Inputs": dict(scan.sources),
+        "AgeWeeks": scan.age_weeks,
+        "Labels": {str(t.index): t.name for t in TISSUES},
+        "Model": {"Name": segmentation.model_name, "SHA256": segmentation.model_hash},
+        "Options": vars(options) if options else {},
+        "Device": segmentation.device,
+        "SecondsPerStage": {k: round(v, 3) for k, v in segmentation.times_s.items()},
+        "RegistrationQuality": segmentation.registration_quality,
+        "VolumesML": {k: round(v, 3) for k, v in segmentation.volumes_ml.items() if k != "background"},
+        "Warnings": segmentation.warnings,
+        "Versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the result depends on."""
+    out = {"neonatalseg": __version__, "python": platform.python_version(), "system": platform.platform()}
+    for package in ("torch", "monai", "SimpleITK", "numpy"):
+        try:
+            out[package] = version(package)
+        except PackageNotFoundError:
+            out[package] = "unknown"
+    return out
+
+
+def check_writable(folder: str | Path) -> None:
+    """Make ``folder`` and try one file in it; NeonatalSegError in words where that fails.
+
+    Called before the work, so that nobody waits for a result that cannot be kept.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise NeonatalSegError(_why_not_written(folder, error)) from error
+
+
+def _why_not_written(folder: Path, error: Exception) -> str:
+    reason = (isinstance(error, OSError) and error.strerror) or str(error).strip().splitlines()[-1]
+    return f"The results could not be written to {folder} ({reason}): free space or choose another folder with --out."

@@ -1,0 +1,214 @@
+"""The command as its users run it: a real process, real files, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from conftest import ROOT
+
+from NeonatalSegLib.geometry import Grid
+from NeonatalSegLib.models import save_model
+from NeonatalSegLib.network import NetworkSettings, build_network
+from NeonatalSegLib.tissues import TISSUES
+
+UNIX = pytest.mark.skipif(os.name != "posix", reason="signals and file size limits of POSIX systems")
+
+
+def neonatalseg(*arguments: object, program: str = "", **kwargs: object) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own; ``program`` is Python code that runs in it before."""
+    code = f"{program}\nimport sys\nfrom NeonatalSegLib.cli import main\nsys.argv[0] = 'neonatalseg'\nmain()"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False, **kwargs)  # type: ignore[call-overload]
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with random weights: fast, for everything but the segmentation itself."""
+    settings = NetworkSettings((2, 4, 4), 1.5, (32, 32, 32), heads=1)
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    return save_model(build_network(settings), settings, folder, description="random").folder
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    """CPU time of the process: its clock time depends on what else the machine does."""
+    code = (
+        "import sys, time\nfrom NeonatalSegLib import cli\nstatus = cli.run(['--help'])\n"
+        "heavy = {'torch', 'monai', 'numpy', 'SimpleITK'} & set(sys.modules)\n"
+        "print('STATUS', status, sorted(heavy), time.process_time())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    status, heavy, seconds = done.stdout.split("STATUS ")[1].strip().split(" ")
+    assert (status, heavy) == ("0", "[]")
+    assert float(seconds) < 0.5
+    for command in ("segment", "batch", "train", "evaluate", "models", "demo"):
+        assert command in done.stdout
+
+
+def test_segment_leaves_what_it_promises(newborn_files: dict[str, Path], tmp_path: Path) -> None:
+    done = neonatalseg(
+        "segment", "--t1", newborn_files["t1"], "--t2", newborn_files["t2"], "--out", tmp_path / "out",
+        "--age", 40.5, "--uncertainty", "--probabilities",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    names = {
+        f"sub-01_{n}"
+        for n in ("dseg.nii.gz", "volumes.tsv", "dseg.json", "dseg.png", "probseg.nii.gz", "uncertainty.nii.gz")
+    }
+    assert {p.name for p in (tmp_path / "out").iterdir()} == names
+    labels = sitk.ReadImage(str(tmp_path / "out" / "sub-01_dseg.nii.gz"))
+    assert labels.GetPixelID() == sitk.sitkUInt8
+    assert Grid.of(labels).is_like(Grid.of(sitk.ReadImage(str(newborn_files["t2"]))))
+    array = sitk.GetArrayFromImage(labels)
+    rows = [r.split("\t") for r in (tmp_path / "out" / "sub-01_volumes.tsv").read_text().splitlines()[1:]]
+    volumes = {key: float(ml) for _, key, _, ml in rows}
+    for t in TISSUES[1:]:
+        assert volumes[t.key] == pytest.approx(np.count_nonzero(array == t.index) / 1000, abs=1e-3)
+    assert volumes["brain"] == pytest.approx(sum(volumes[t.key] for t in TISSUES if t.brain), abs=0.01)
+    facts = json.loads((tmp_path / "out" / "sub-01_dseg.json").read_text())
+    assert facts["AgeWeeks"] == 40.5
+    assert facts["Model"]["Name"] == "neonatal-t1t2"
+    assert facts["Inputs"]["t1"] == str(newborn_files["t1"])
+    assert {"read", "prepare", "network", "back"} <= set(facts["SecondsPerStage"])
+    assert "torch" in facts["Versions"]
+    assert "not for diagnosis" in done.stdout
+    assert sitk.ReadImage(str(tmp_path / "out" / "sub-01_dseg.png")).GetSize()[0] > 800
+
+
+def refused(done: subprocess.CompletedProcess[str], out: Path, *words: str) -> None:
+    """Status 2, one clear sentence, no traceback, nothing written."""
+    assert done.returncode == 2, (done.returncode, done.stderr)
+    assert done.stderr.startswith("Error: ")
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert not out.exists() or not list(out.iterdir())
+
+
+def test_bad_scans_are_refused_before_anything_is_written(newborn_files: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "bad.nii.gz").write_bytes(newborn_files["t2"].read_bytes()[:5000])
+    zeros = sitk.ReadImage(str(newborn_files["t2"])) * 0
+    sitk.WriteImage(zeros, str(tmp_path / "zeros.nii.gz"))
+    out = tmp_path / "out"
+    refused(neonatalseg("segment", "--t2", tmp_path / "none.nii.gz", "--out", out), out, "none.nii.gz")
+    refused(neonatalseg("segment", "--t2", tmp_path / "bad.nii.gz", "--out", out), out, "bad.nii.gz", "truncated")
+    refused(neonatalseg("segment", "--t1", tmp_path / "zeros.nii.gz", "--out", out), out, "zeros.nii.gz", "one value")
+    refused(neonatalseg("segment", "--out", out), out, "expected a T1, a T2 or both")
+
+
+def test_a_traceback_only_with_verbose(tmp_path: Path) -> None:
+    done = neonatalseg("--verbose", "segment", "--t2", tmp_path / "none.nii.gz", "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+
+
+def test_a_model_that_is_none_is_refused(newborn_files: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    refused(neonatalseg("segment", "--t2", newborn_files["t2"], "--out", out, "--model", "nope"), out, "'nope'")
+    refused(neonatalseg("segment", "--t2", newborn_files["t2"], "--out", out, "--device", "gpu"), out, "'gpu'")
+
+
+def test_a_folder_that_cannot_be_written_is_told(newborn_files: dict[str, Path], tmp_path: Path) -> None:
+    """A file stands where the folder should be: refused for every user, root included."""
+    (tmp_path / "file").write_text("mine")
+    done = neonatalseg("segment", "--t2", newborn_files["t2"], "--out", tmp_path / "file" / "out")
+    refused(done, tmp_path / "file" / "out", "could not be written")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@UNIX
+def test_a_full_disk_leaves_the_earlier_result(
+    newborn_files: dict[str, Path], tiny_model: Path, tmp_path: Path
+) -> None:
+    """No file may grow beyond 4 kB in this process, as on a disk that is full."""
+    out = tmp_path / "out"
+    arguments = ("segment", "--t2", newborn_files["t2"], "--out", out, "--model", tiny_model)
+    assert neonatalseg(*arguments).returncode == 0
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))"
+    done = neonatalseg(*arguments, program=full)
+    assert done.returncode == 2, done.stderr
+    assert "could not be written" in done.stderr
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+
+
+@UNIX
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_nothing(newborn_files: dict[str, Path], tmp_path: Path, number: int) -> None:
+    """Interrupted while the network runs, as seen on its progress line (shown on a terminal only)."""
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "NeonatalSegLib.cli", "segment", "--t2", str(newborn_files["t2"])]
+    process = subprocess.Popen([*command, "--out", str(tmp_path / "out")], cwd=ROOT, stderr=slave, stdout=slave)
+    os.close(slave)
+    shown = b""
+    while b"network" not in shown:
+        shown += os.read(master, 1024)
+    process.send_signal(number)
+    status = process.wait(timeout=120)
+    os.close(master)
+    assert status == 130
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_models_are_listed() -> None:
+    done = neonatalseg("models")
+    assert done.returncode == 0
+    assert "neonatal-t1t2" in done.stdout and "0.8 mm" in done.stdout
+
+
+def test_evaluate_prints_the_papers_tables(newborn_files: dict[str, Path], tmp_path: Path) -> None:
+    for side in ("pred", "truth"):
+        (tmp_path / side).mkdir()
+        (tmp_path / side / "sub-01_dseg.nii.gz").write_bytes(newborn_files["labels"].read_bytes())
+    done = neonatalseg(
+        "evaluate",
+        "--pred",
+        tmp_path / "pred",
+        "--truth",
+        tmp_path / "truth",
+        "--no-surface",
+        "--out",
+        tmp_path / "e.tsv",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Mean DSC (no BG)" in done.stdout and "Hippoc." in done.stdout
+    assert "1.000" in done.stdout
+    assert len((tmp_path / "e.tsv").read_text().splitlines()) == 11
+
+
+def test_train_from_a_bids_folder_to_a_model_that_segments(newborn_files: dict[str, Path], tmp_path: Path) -> None:
+    for subject in ("sub-A", "sub-B"):
+        anat = tmp_path / "data" / subject / "anat"
+        anat.mkdir(parents=True)
+        for key, suffix in (("t1", "T1w"), ("t2", "T2w"), ("labels", "desc-drawem9_dseg")):
+            (anat / f"{subject}_{suffix}.nii.gz").write_bytes(newborn_files[key].read_bytes())
+    config = {
+        "network": {"filters": [2, 4, 4], "spacing_mm": 2.0, "patch": [16, 16, 16], "heads": 1},
+        "validation": ["sub-B"], "epochs": 1, "steps_per_epoch": 2, "validate_every": 1,
+    }  # fmt: skip
+    (tmp_path / "c.json").write_text(json.dumps(config))
+    arguments = (
+        "--data",
+        tmp_path / "data",
+        "--config",
+        tmp_path / "c.json",
+        "--out",
+        tmp_path / "run",
+        "--workers",
+        0,
+    )
+    done = neonatalseg("train", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "validation DSC" in done.stdout
+    model = tmp_path / "run" / "model"
+    done = neonatalseg("segment", "--t2", newborn_files["t2"], "--out", tmp_path / "out", "--model", model)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "sub-01_dseg.nii.gz").is_file()

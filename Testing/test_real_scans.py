@@ -1,0 +1,29 @@
+"""The shipped model on newborns that training never saw: the floors that it was released under."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from NeonatalSegLib.datasets.bids import find_subjects
+from NeonatalSegLib.inference import Segmenter
+from NeonatalSegLib.metrics import dice_per_class, mean_dice_no_background
+from NeonatalSegLib.scan import load_scan
+
+
+@pytest.mark.parametrize(("inputs", "floor"), [("t1+t2", 0.90), ("t2", 0.88), ("t1", 0.80)])
+def test_accuracy_on_kept_out_newborns(data_folder: Path, inputs: str, floor: float) -> None:
+    segmenter = Segmenter(device="cpu")
+    kept_out = segmenter.model.metadata["neonatalseg"]["test_subjects"]
+    scores = []
+    for subject in find_subjects(data_folder / "alberts"):
+        if subject.name in kept_out:
+            scan = load_scan(subject.t1 if "t1" in inputs else None, subject.t2 if "t2" in inputs else None)
+            found = sitk.GetArrayFromImage(segmenter.segment(scan).label_map)
+            truth = sitk.GetArrayFromImage(sitk.ReadImage(str(subject.labels)))
+            scores.append(mean_dice_no_background(dice_per_class(found, truth)))
+    assert len(scores) == len(kept_out) >= 3
+    assert np.mean(scores) >= floor

@@ -1,0 +1,86 @@
+"""Accuracy of a model on the newborns that its training never saw, with both contrasts and with each alone.
+
+    python benchmarks/accuracy.py --data ../shared/data/alberts [--model neonatal-t1t2] [--write]
+
+Prints the tables of ``neonatalseg evaluate`` for T1+T2, T2 and T1. ``--write`` puts the figures into the model's
+metadata and card, between the marks there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from NeonatalSegLib.datasets.bids import Subject, find_subjects
+from NeonatalSegLib.evaluation import Evaluation, evaluate_folders
+from NeonatalSegLib.inference import Segmenter
+from NeonatalSegLib.metrics import mean_dice, mean_dice_no_background
+from NeonatalSegLib.models import DEFAULT_MODEL
+from NeonatalSegLib.outputs import segment_to_folder
+from NeonatalSegLib.tissues import PHYSIOLOGICAL
+
+INPUTS = {"T1+T2": ("t1", "t2"), "T2": ("t2",), "T1": ("t1",)}
+MARKS = ("<!-- figures -->", "<!-- end of figures -->")
+
+
+def judge(segmenter: Segmenter, subjects: list[Subject], contrasts: tuple[str, ...]) -> Evaluation:
+    """Segment every subject with these contrasts and compare with its labels."""
+    with tempfile.TemporaryDirectory() as folder:
+        pred, truth = Path(folder) / "pred", Path(folder) / "truth"
+        truth.mkdir()
+        for subject in subjects:
+            t1, t2 = (getattr(subject, key) if key in contrasts else None for key in ("t1", "t2"))
+            segment_to_folder(segmenter, t1, t2, pred, name=subject.name, picture=False)
+            assert subject.labels is not None
+            shutil.copy(subject.labels, truth / f"{subject.name}_dseg.nii.gz")
+        return evaluate_folders(pred, truth)
+
+
+def figures_of(evaluation: Evaluation) -> dict[str, object]:
+    """What goes into the metadata: means over subjects."""
+    dsc = evaluation.values("dsc")
+    return {
+        "subjects": len(dsc),
+        "mean_dsc": round(sum(mean_dice(row) for row in dsc) / len(dsc), 4),
+        "mean_dsc_no_bg": round(sum(mean_dice_no_background(row) for row in dsc) / len(dsc), 4),
+        "dsc": {t.key: round(float(dsc[:, t.index].mean()), 4) for t in PHYSIOLOGICAL},
+    }
+
+
+def write(folder: Path, figures: dict[str, dict[str, object]], text: str) -> None:
+    """Put the figures into metadata.json and between the marks of the card."""
+    file = folder / "configs" / "metadata.json"
+    metadata = json.loads(file.read_text(encoding="utf-8"))
+    metadata["neonatalseg"]["figures"] = figures
+    file.write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
+    card = folder / "docs" / "README.md"
+    before, rest = card.read_text(encoding="utf-8").split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    card.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--write", action="store_true")
+    arguments = parser.parse_args()
+    segmenter = Segmenter(arguments.model)
+    kept_out = segmenter.model.metadata["neonatalseg"]["test_subjects"]
+    subjects = [s for s in find_subjects(arguments.data) if s.name in kept_out]
+    ages = ", ".join(f"{s.name.removeprefix('sub-')} ({s.age_weeks:g} weeks)" for s in subjects)
+    parts, figures = [f"Kept out of training and of every choice: {ages}. One training run (one seed)."], {}
+    for name, contrasts in INPUTS.items():
+        evaluation = judge(segmenter, subjects, contrasts)
+        figures[name] = figures_of(evaluation)
+        parts.append(f"**{name}**\n\n{evaluation.table1()}\n\n{evaluation.table2()}")
+        print(f"{parts[-1]}\n", flush=True)
+    if arguments.write:
+        write(segmenter.model.folder, figures, "\n\n".join(parts))
+
+
+if __name__ == "__main__":
+    main()
