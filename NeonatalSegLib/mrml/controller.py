@@ -1,0 +1,282 @@
+"""Between the widgets, the state machine and the logic: what each click does, and what each change shows.
+
+The widgets come from the .ui file and are used only in the way both Qt bindings understand; nothing of Qt is imported.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import slicer
+import vtk
+from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
+
+from ..errors import NeonatalSegError
+from ..panel import Panel, duration
+from . import choosing, dependencies, export, results, segments, view
+from .logic import check_inputs
+from .outcome import Outcome
+from .parameters import segment_options
+
+
+def slot(method: Callable[[Any], None]) -> Callable[[Any], None]:
+    """For methods that Qt calls: what fails is shown in the panel. They take no arguments, so none are delivered."""
+
+    @functools.wraps(method)
+    def guarded(self: Any) -> None:
+        try:
+            method(self)
+        except NeonatalSegError as error:
+            self.panel.failed(str(error))
+        except Exception as error:
+            logging.exception("NeonatalSeg")
+            self.panel.failed(f"Something unexpected went wrong ({error}). The details are in the error log.")
+
+    del guarded.__wrapped__  # type: ignore[attr-defined]  # PythonQt counts the arguments of this function
+    return guarded
+
+
+class PanelController(VTKObservationMixin):
+    """Ties one panel to one logic.
+
+    Args:
+        ui: the widgets by name. logic: the module's logic (``runner``, ``models``, ``getParameterNode``).
+        timer: a stopped timer; it runs while something is under way. make_item: makes a cell of the table.
+        confirm: asks yes or no with a text. choose_folder: asks for a folder, "" for none.
+    """
+
+    def __init__(
+        self,
+        ui: Any,
+        logic: Any,
+        timer: Any,
+        make_item: Callable[[str], Any],
+        confirm: Callable[[str], bool],
+        choose_folder: Callable[[], str],
+    ) -> None:
+        VTKObservationMixin.__init__(self)
+        self.ui, self.logic, self.timer, self.panel = ui, logic, timer, Panel()
+        self.confirm, self.choose_folder, self._make_item = confirm, choose_folder, make_item
+        self.parameters: Any = None
+        self._gui_tag: Any = None
+        self._connect()
+        self.follow_scene()
+        self.fill_devices()
+        self.draw()
+
+    def _connect(self) -> None:
+        runner = self.logic.runner
+        runner.progressed.connect(self.panel.progress)
+        runner.finished.connect(self.on_finished)
+        runner.failed.connect(self.panel.failed)
+        runner.cancelled.connect(self.panel.cancelled)
+        runner.devices_known.connect(self.on_devices_known)
+        runner.devices_failed.connect(lambda message, missing: self.panel.set_device_note(message))
+        self.timer.timeout.connect(self.on_timer)
+        self.ui.segmentButton.clicked.connect(self.on_segment_button)
+        self.ui.modelSelector.currentIndexChanged.connect(self.on_model_chosen)
+        self.ui.deviceSelector.currentIndexChanged.connect(self.on_device_chosen)
+        self.ui.exportNiftiButton.clicked.connect(self.on_export_nifti)
+        self.ui.exportSegButton.clicked.connect(self.on_export_seg)
+        self.ui.exportStlButton.clicked.connect(self.on_export_stl)
+        self.panel.changed.connect(self.draw)
+
+    def close(self) -> None:
+        """Stop everything: nothing of ours may go on, and nobody is told any more."""
+        self.panel.changed.disconnect()
+        self.timer.stop()
+        self.set_parameters(None)
+        self.removeObservers()
+        self.logic.close()
+
+    def draw(self) -> None:
+        """Draw the state machine's view."""
+        view.draw(self.ui, self.panel.view(), self._make_item)
+
+    # The parameter node and the scene
+
+    def follow_scene(self) -> None:
+        """Take the scene's parameter node; where nothing is chosen yet, offer volumes by their names."""
+        if self.parameters is None:
+            self.set_parameters(self.logic.getParameterNode())
+        choosing.choose_inputs(self.parameters, slicer.mrmlScene)
+
+    def set_parameters(self, parameters: Any) -> None:
+        """Follow another parameter node (None: none)."""
+        if self.parameters is not None:
+            self.parameters.disconnectGui(self._gui_tag)
+            self.removeObserver(self.parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.on_parameters_changed)
+        self.parameters = parameters
+        if parameters is not None:
+            # connectGui would do the same, but some versions of Slicer return no tag from it to disconnect with.
+            tied = {widget.property("SlicerParameterName"): widget for widget in vars(self.ui).values()}
+            self._gui_tag = parameters.connectParametersToGui({name: tied[name] for name in tied if name})
+            self.addObserver(parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.on_parameters_changed)
+            self.on_parameters_changed()
+
+    def on_parameters_changed(self, caller: Any = None, event: Any = None) -> None:
+        """A choice has changed: by the user, because a scene was loaded, or because a node was deleted."""
+        parameters = self.parameters
+        if parameters is None:
+            return
+        refusal = ""
+        names = [node.GetName() if node is not None else "" for node in (parameters.t1, parameters.t2)]
+        if any(names):
+            try:
+                check_inputs(parameters.t1, parameters.t2)
+            except NeonatalSegError as error:
+                refusal = str(error)
+        self.panel.set_inputs(names[0], names[1], refusal)
+        self.panel.choose_device(parameters.device)
+        self.fill_models()
+        self.fill_devices()
+        has_result = parameters.segmentation is not None and parameters.volumes is not None
+        if has_result != self.panel.has_result:
+            self.panel.show_result(results.rows_from_table(parameters.volumes) if has_result else None)
+        self.show_result()
+
+    def scene_closes(self) -> None:
+        """Stop before the nodes go; nothing is written into the next scene."""
+        self.logic.runner.scene_closed()
+        self.set_parameters(None)
+        self.panel.scene_closed()
+
+    def node_removed(self) -> None:
+        """Perhaps it was the scan that is being segmented, or the result."""
+        self.logic.runner.nodes_removed()
+        self.on_parameters_changed()
+
+    @slot
+    def show_result(self) -> None:
+        """Bring 3D and opacity to what is chosen."""
+        node = self.parameters.segmentation
+        if node is None:
+            return
+        if segments.surfaces_shown(node) != self.parameters.show3D:
+            segments.show_surfaces(node, self.parameters.show3D)
+        segments.set_opacity(node, self.parameters.opacity)
+
+    # Segmenting
+
+    @slot
+    def on_segment_button(self) -> None:
+        """Start; while running, cancel."""
+        if self.panel.busy:
+            self.panel.cancel()
+            self.logic.runner.cancel()
+            return
+        self.follow_scene()
+        if not dependencies.ensure(self.confirm):
+            self.panel.notice(dependencies.DECLINED, "warning")
+            return
+        self.ask_devices()
+        if not self.panel.start():
+            return
+        self.logic.runner.start(
+            self.parameters.t1,
+            self.parameters.t2,
+            model=self.parameters.model,
+            device=choosing.usable_device(self.parameters.device, self.panel.devices),
+            options=segment_options(self.parameters),
+        )
+        self.timer.start()
+
+    @slot
+    def on_timer(self) -> None:
+        """Ten times a second while something is under way."""
+        try:
+            self.logic.runner.poll()
+        except Exception:
+            self.logic.runner.abandon("Stopped.")  # or the next click would find it running for ever
+            raise
+        if not self.logic.runner.waiting:
+            self.timer.stop()
+
+    def on_finished(self, outcome: Outcome) -> None:
+        """The result is in the scene: show it, and remember it with the parameters."""
+        used = [device.name for device in self.panel.devices if device.text == outcome.device]
+        self.panel.seconds_on.update(dict.fromkeys(used, outcome.seconds))  # not the chosen one, where it fell back
+        self.parameters.segmentation = outcome.segmentation
+        self.parameters.volumes = outcome.table
+        self.parameters.uncertaintyMap = outcome.uncertainty
+        summary = _("Done in {time} on {device} with the model {model}.").format(
+            time=duration(outcome.seconds), device=outcome.device, model=outcome.model
+        )
+        self.panel.finished(outcome.rows, outcome.warnings, summary)
+        self.show_result()
+
+    # Devices and models
+
+    def ask_devices(self) -> None:
+        """Start the compute process where that is possible, and learn which devices and models there are."""
+        if self.panel.devices:
+            return
+        if dependencies.missing():
+            self.panel.set_device_note(_("PyTorch is not installed yet: Segment asks before it installs anything."))
+            return
+        self.panel.set_device_note(_("Starting the compute process ..."))
+        self.logic.runner.ask_devices()
+        self.timer.start()
+
+    def on_devices_known(self, hello: dict[str, Any]) -> None:
+        """The compute process has told its devices and models."""
+        self.panel.cpu_seconds = choosing.cpu_seconds(hello)
+        self.panel.set_devices(choosing.devices(hello))
+        self.logic.models = choosing.models(hello)
+        self.fill_devices()
+        self.fill_models()
+
+    def fill_models(self) -> None:
+        """The model selector and the line below it."""
+        models = self.logic.models
+        chosen = (self.parameters.model if self.parameters is not None else "") or choosing.default_model(models)
+        view.choices(self.ui.modelSelector, [(name, name) for name in models], chosen)
+        self.panel.set_model(models.get(chosen, "") if models else _("No model is installed."))
+
+    def fill_devices(self) -> None:
+        """The device selector: automatic, then those on which a real kernel ran."""
+        working = [(device.text, device.name) for device in self.panel.devices if device.works]
+        chosen = self.parameters.device if self.parameters is not None else "auto"
+        view.choices(self.ui.deviceSelector, [(_("Automatic"), "auto"), *working], chosen)
+
+    @slot
+    def on_model_chosen(self) -> None:
+        """The user chooses a model."""
+        if self.parameters is not None:
+            self.parameters.model = view.chosen(self.ui.modelSelector)
+
+    @slot
+    def on_device_chosen(self) -> None:
+        """The user chooses a device."""
+        if self.parameters is not None:
+            self.parameters.device = view.chosen(self.ui.deviceSelector) or "auto"
+
+    # Files
+
+    @slot
+    def on_export_nifti(self) -> None:
+        """Label map and volumes."""
+        self._export(lambda node, folder: list(export.export_label_map(node, folder).values()))
+
+    @slot
+    def on_export_seg(self) -> None:
+        """Slicer's own format."""
+        self._export(lambda node, folder: [export.export_seg_nrrd(node, folder)])
+
+    @slot
+    def on_export_stl(self) -> None:
+        """Surfaces for printing and simulation."""
+        self._export(export.export_surfaces)
+
+    def _export(self, write: Callable[[Any, Path], list[Path]]) -> None:
+        """Ask for a folder, write, and say which files came of it."""
+        node = self.parameters.segmentation if self.parameters is not None else None
+        folder = self.choose_folder() if node is not None else ""
+        if folder:
+            names = ", ".join(path.name for path in write(node, Path(folder)))
+            self.panel.notice(_("Written to {folder}: {names}.").format(folder=folder, names=names))

@@ -1,0 +1,92 @@
+"""What has to be installed into Slicer's Python before the first segmentation, asked for once and in plain words.
+
+Nothing is installed at start-up. PyTorch comes through the PyTorch extension, which chooses the build for the graphics
+card; the rest through Slicer's own packaging functions. Slicer's own packages (numpy, SimpleITK, vtk) are left alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import slicer
+
+from ..errors import NeonatalSegError
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A package: its name for import, what pip is told, and its size in words."""
+
+    module: str
+    requirement: str
+    size: str
+
+
+TORCH = Requirement("torch", "torch>=2.4", "PyTorch, about 0.2 GB to download for the CPU, 2 to 4 GB with GPU support")
+REQUIREMENTS = (
+    TORCH,
+    Requirement("monai", "monai>=1.4", "MONAI, about 2 MB"),
+    Requirement("psutil", "psutil>=5.9", "psutil, under 1 MB"),
+)
+DECLINED = "Nothing was installed. Viewing, editing and exporting work as before; segmenting needs PyTorch."
+
+
+def missing() -> list[Requirement]:
+    """What cannot be imported here; nothing is imported to find out."""
+    importlib.invalidate_caches()
+    return [needed for needed in REQUIREMENTS if importlib.util.find_spec(needed.module) is None]
+
+
+def question(needed: list[Requirement]) -> str:
+    """The text of the one dialog."""
+    lines = "\n".join(f"  - {requirement.size}" for requirement in needed)
+    return (
+        "NeonatalSeg computes with packages that are not part of Slicer. These will be downloaded and installed into "
+        f"this Slicer's Python, once:\n\n{lines}\n\nIt takes some minutes. Slicer's own packages are not changed. "
+        "Install now?"
+    )
+
+
+def ensure(ask: Callable[[str], bool]) -> bool:
+    """Install what is missing after ``ask(text)`` said yes; False where it said no.
+
+    Raises:
+        NeonatalSegError: an installation failed.
+    """
+    needed = missing()
+    if not needed:
+        return True
+    if not ask(question(needed)):
+        return False
+    for requirement in needed:
+        try:
+            _install(requirement)
+        except Exception as error:  # pip fails in many ways, with an exception type of each Slicer version
+            raise NeonatalSegError(
+                f"{requirement.requirement} could not be installed ({error}). Check the network connection and the "
+                "room on the disk, then click Segment again."
+            ) from error
+    if left := missing():
+        names = ", ".join(requirement.module for requirement in left)
+        raise NeonatalSegError(f"{names} could not be installed. Restart Slicer and click Segment again.")
+    return True
+
+
+def _install(requirement: Requirement) -> None:
+    if requirement is TORCH:
+        try:
+            utils = importlib.import_module("PyTorchUtils")
+        except ImportError:  # the extension is absent, as with a source checkout: pip's default build
+            pass
+        else:
+            utils.PyTorchUtilsLogic().installTorch(torchVersionRequirement=">=2.4")
+            return
+    try:
+        packaging = importlib.import_module("slicer.packaging")
+    except ImportError:  # before Slicer 5.12
+        slicer.util.pip_install(requirement.requirement)
+        return
+    packaging.pip_ensure([requirement.requirement], prompt_install=False, requester="NeonatalSeg")

@@ -1,0 +1,90 @@
+"""Files from the segmentation in the scene: what the user has corrected by hand is what is written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import SimpleITK as sitk
+import slicer
+
+from ..errors import NeonatalSegError
+from ..tissues import PHYSIOLOGICAL
+from .results import volume_rows, volumes_from_label_map
+from .segments import WithoutSurfaces, label_map_from_segmentation, write_surfaces
+
+
+def export_label_map(node: Any, folder: Path) -> dict[str, Path]:
+    """Write ``<node>_dseg.nii.gz`` (uint8, values of ``tissues.py``, world space) and ``<node>_volumes.tsv``.
+
+    Returns the files by "label_map" and "volumes". Raises NeonatalSegError where the folder cannot be written to.
+    """
+    folder = _folder(folder)
+    label_map = label_map_from_segmentation(node)
+    volumes = volumes_from_label_map(label_map)
+    files = {"label_map": folder / f"{_stem(node)}_dseg.nii.gz", "volumes": folder / f"{_stem(node)}_volumes.tsv"}
+    try:
+        _write_whole(files["label_map"], lambda part: sitk.WriteImage(label_map, str(part), True))
+        _write_whole(files["volumes"], lambda part: part.write_text(_volumes_text(volumes), encoding="utf-8"))
+    except (OSError, RuntimeError) as error:
+        raise _unwritable(folder, error) from error
+    return files
+
+
+def export_seg_nrrd(node: Any, folder: Path) -> Path:
+    """Write Slicer's own ``<node>.seg.nrrd``, without the closed surfaces; the node's file of before stays its file."""
+    folder = _folder(folder)
+    target = folder / f"{_stem(node)}.seg.nrrd"
+    storage = slicer.vtkMRMLSegmentationStorageNode()
+    storage.SetScene(node.GetScene())
+    storage.SetUseCompression(True)
+    storage.SetFileName(str(target))
+    with WithoutSurfaces(node):
+        written = storage.WriteData(node)
+    if not written or not target.exists():
+        raise _unwritable(folder, None)
+    return target
+
+
+def export_surfaces(node: Any, folder: Path) -> list[Path]:
+    """Write one STL file (mm, RAS, world space) per tissue; returns the files."""
+    return write_surfaces(node, _folder(folder), _stem(node))
+
+
+def _folder(folder: Path) -> Path:
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(Path(folder), error) from error
+    return Path(folder)
+
+
+def _stem(node: Any) -> str:
+    """The node's name as a file name: blanks and signs that a file system may refuse become underscores."""
+    name = "".join(sign if sign.isalnum() or sign in "-_" else "_" for sign in node.GetName())
+    return name.strip("_") or "segmentation"
+
+
+def _write_whole(target: Path, write: Any) -> None:
+    """Either the old file or the whole new one: written beside it under a name of its own, then renamed."""
+    part = target.with_name(f"part-{os.getpid()}-{target.name}")
+    try:
+        write(part)
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _volumes_text(volumes: dict[str, float]) -> str:
+    lines = ["index\tname\tvolume_ml"]
+    lines += [f"{tissue.index}\t{tissue.name}\t{volumes[tissue.key]:.4f}" for tissue in PHYSIOLOGICAL]
+    lines += [f"n/a\t{name}\t{volume:.4f}" for name, volume in volume_rows(volumes)[len(PHYSIOLOGICAL) :]]
+    return "\n".join(lines) + "\n"
+
+
+def _unwritable(folder: Path, error: Exception | None) -> NeonatalSegError:
+    reason = f" ({error})" if error is not None else ""
+    return NeonatalSegError(
+        f"Nothing could be written to {folder}{reason}. Choose a folder on a disk with room that you may write to."
+    )

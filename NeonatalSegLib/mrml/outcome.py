@@ -1,0 +1,103 @@
+"""What a finished run leaves in the scene."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import slicer
+
+from .results import rows_from_table, table_from_volumes, volume_from_uncertainty
+from .segments import segmentation_from_label_map
+
+ATTRIBUTE = "NeonatalSeg."
+
+
+@dataclass
+class Outcome:
+    """What a finished run left in the scene.
+
+    Attributes:
+        segmentation, table: the new nodes. ``uncertainty``: node or None.
+        warnings: sentences about this result, the most important first.
+        device, model: texts as told by the compute process.
+        seconds: from the click to the segments in the scene; ``times_s`` has the stages.
+        warm: the model was loaded already.
+    """
+
+    segmentation: Any
+    table: Any
+    uncertainty: Any
+    warnings: list[str]
+    device: str
+    model: str
+    seconds: float
+    times_s: dict[str, float]
+    warm: bool
+
+    @property
+    def rows(self) -> list[tuple[str, float]]:
+        """(name, mL) as shown."""
+        return rows_from_table(self.table)
+
+
+def place_result(
+    fields: Mapping[str, Any],
+    reference: Any,
+    world_to_reference: np.ndarray,
+    *,
+    started: float,
+    times_s: Mapping[str, float],
+    warnings: Sequence[str] = (),
+) -> Outcome:
+    """Bring the files of a finished segmentation into the scene, beside the scan.
+
+    Args:
+        fields: the result as ``engine.operations.segment`` gives it: paths, volumes, texts.
+        reference: the volume node on whose grid the result lies.
+        world_to_reference: 4 x 4, from the world to the node's own space when it was handed over.
+        started: ``time.perf_counter()`` at the click. times_s: stages timed so far.
+        warnings: to be told before those of the result.
+
+    Raises:
+        RuntimeError: a file cannot be read; nothing was put into the scene.
+    """
+    began = time.perf_counter()
+    label_map = sitk.ReadImage(fields["label_map"])
+    entropy = sitk.ReadImage(fields["uncertainty"]) if fields.get("uncertainty") else None
+    name, unique = reference.GetName(), reference.GetScene().GenerateUniqueName
+    _hide_earlier(reference)
+    segmentation = segmentation_from_label_map(label_map, unique(f"{name} tissues"), reference, world_to_reference)
+    for key in ("model_name", "model_hash", "device"):
+        segmentation.SetAttribute(ATTRIBUTE + key, str(fields.get(key, "")))
+    table = table_from_volumes(fields["volumes_ml"], unique(f"{name} volumes"), reference)
+    map_node = None
+    if entropy is not None:
+        map_node = volume_from_uncertainty(entropy, unique(f"{name} uncertainty"), reference, world_to_reference)
+    now = time.perf_counter()
+    return Outcome(
+        segmentation,
+        table,
+        map_node,
+        [*warnings, *(str(warning) for warning in fields.get("warnings") or [])],
+        str(fields.get("device", "")),
+        str(fields.get("model_name", "")),
+        now - started,
+        {**times_s, **(fields.get("times_s") or {}), "display": now - began, "total": now - started},
+        bool(fields.get("warm")),
+    )
+
+
+def _hide_earlier(reference: Any) -> None:
+    """Earlier segmentations of this scan stay in the scene, corrected by hand perhaps, but out of sight."""
+    role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+    scene = reference.GetScene()
+    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")):
+        node = scene.GetNthNodeByClass(index, "vtkMRMLSegmentationNode")
+        ours = node.GetAttribute(ATTRIBUTE + "model_name") is not None
+        if ours and node.GetNodeReferenceID(role) == reference.GetID() and node.GetDisplayNode() is not None:
+            node.GetDisplayNode().SetVisibility(False)
