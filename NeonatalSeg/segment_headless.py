@@ -9,9 +9,22 @@ status of the command, whatever happens.
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
+
+NEEDED = ("torch", "monai", "SimpleITK", "typer", "matplotlib", "jinja2")
+
+
+class segment_headless:  # noqa: N801  # Slicer takes every .py beside a module file for a module of this name
+    """A hidden module, so that Slicer's start-up log stays clean; the script is run with --python-script."""
+
+    def __init__(self, parent: Any) -> None:
+        parent.title = "NeonatalSeg headless script"
+        parent.hidden = True
+        self.parent = parent
 
 
 def run(arguments: list[str]) -> int:
@@ -25,11 +38,16 @@ def run(arguments: list[str]) -> int:
         arguments = arguments[1:]
     if arguments[:1] not in (["segment"], ["batch"]):
         arguments = ["segment", *arguments]
-    try:
-        from NeonatalSegLib import cli
-    except ImportError as error:
-        print(f"Error: {error.name} is not installed: open the module NeonatalSeg once, or pip install neonatalseg.")
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        print(
+            f"Error: this Python lacks {', '.join(missing)}. Install once: PythonSlicer -m pip install "
+            f"{' '.join(missing)} (in Slicer, torch is best installed through the PyTorch extension).",
+            file=sys.stderr,
+        )
         return 1
+    from NeonatalSegLib import cli
+
     return cli.run(arguments)
 
 

@@ -1,0 +1,203 @@
+"""NeonatalSeg in Slicer: the module file. What it does lives in NeonatalSegLib; here the parts are tied to widgets."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+from slicer.util import VTKObservationMixin
+
+# Installed, NeonatalSegLib lies beside this file; in a source checkout it lies one level up.
+for _folder in Path(__file__).resolve().parents[:2]:
+    if (_folder / "NeonatalSegLib" / "__init__.py").is_file():
+        if str(_folder) not in sys.path:
+            sys.path.insert(0, str(_folder))
+        break
+
+from NeonatalSegLib.mrml import choosing, results, sample, segments  # noqa: E402
+from NeonatalSegLib.mrml.compute import start_engine  # noqa: E402
+from NeonatalSegLib.mrml.controller import PanelController  # noqa: E402
+from NeonatalSegLib.mrml.logic import SegmentationLogic  # noqa: E402
+from NeonatalSegLib.mrml.parameters import NeonatalSegParameterNode  # noqa: E402
+from NeonatalSegLib.mrml.volumes import volume_from_image  # noqa: E402
+
+POLL_MS = 80
+
+
+class NeonatalSeg(ScriptedLoadableModule):
+    """What Slicer shows of the module before it is opened."""
+
+    def __init__(self, parent: Any) -> None:
+        ScriptedLoadableModule.__init__(self, parent)
+        parent.title = _("NeonatalSeg")
+        parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
+        parent.dependencies = []
+        parent.contributors = ["The NeonatalSeg contributors"]
+        parent.helpText = _(
+            "Segments the brain of a newborn, from a T1, a T2 or both, into eight tissues with their volumes. Choose "
+            "the scan, click Segment, correct the result in the Segment Editor, export it. Research use only, not for "
+            "diagnosis."
+        )
+        parent.acknowledgementText = _(
+            "The default model was trained on the ALBERTs: Copyright Imperial College of Science, Technology and "
+            "Medicine and Ioannis S. Gousias 2013. All rights reserved. Gousias et al., NeuroImage 2012 and PLoS ONE "
+            "2013. Networks and transforms: MONAI."
+        )
+        slicer.app.connect("startupCompleted()", register_sample_data)
+
+
+def register_sample_data() -> None:
+    """Put the synthetic newborn into Slicer's Sample Data; it is drawn when asked for."""
+    import SampleData
+
+    icon = Path(__file__).resolve().parent / "Resources" / "Icons" / "NeonatalSeg.png"
+    SampleData.SampleDataLogic.registerCustomSampleDataSource(
+        category="NeonatalSeg",
+        sampleName=sample.NAME,
+        uris="neonatalseg:phantom",  # never opened: the function below makes the volumes
+        fileNames="phantom.nrrd",
+        nodeNames=sample.NAME,
+        customDownloader=sample.load_sample,
+        thumbnailFileName=str(icon),
+    )
+
+
+class NeonatalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """The panel's life: made, opened, left, reloaded, closed. What it does is the controller's business."""
+
+    def __init__(self, parent: Any = None) -> None:
+        # Before the base class: without a parent its constructor calls setup().
+        VTKObservationMixin.__init__(self)
+        self.makeEngine: Callable[[], Any] = start_engine
+        self._entered = False
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+
+    def setup(self) -> None:
+        """Load the .ui file and tie everything together; nothing is started or installed."""
+        ScriptedLoadableModuleWidget.setup(self)
+        root = slicer.util.loadUI(self.resourcePath("UI/NeonatalSeg.ui"))
+        self.layout.addWidget(root)
+        self.ui = slicer.util.childWidgetVariables(root)
+        for selector in (self.ui.t1Selector, self.ui.t2Selector):
+            selector.setMRMLScene(slicer.mrmlScene)
+        if hasattr(slicer.modules, "terminologies"):
+            segments.load_terminology(slicer.modules.terminologies.logic())
+        self.timer = qt.QTimer()
+        self.timer.setInterval(POLL_MS)
+        self.logic = NeonatalSegLogic(engine=self.makeEngine)
+        self.controller = PanelController(self.ui, self.logic, self.timer, _cell, _confirm, _choose_folder)
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
+        self.addObserver(scene, scene.NodeRemovedEvent, self.onNodeRemoved)
+
+    def cleanup(self) -> None:
+        """The application closes or the module is reloaded."""
+        self.removeObservers()
+        self.controller.close()
+        for selector in (self.ui.t1Selector, self.ui.t2Selector):
+            selector.setMRMLScene(None)
+
+    def onReload(self) -> None:
+        """Developers reload the library with the module."""
+        for name in [name for name in sys.modules if name.split(".")[0] == "NeonatalSegLib"]:
+            del sys.modules[name]
+        ScriptedLoadableModuleWidget.onReload(self)
+
+    def enter(self) -> None:
+        """The user opens the module: ask the compute process what it can do, if it can be started at all."""
+        self._entered = True
+        self.controller.follow_scene()
+        self.controller.ask_devices()
+
+    def exit(self) -> None:
+        """The user goes to another module: what runs goes on."""
+        self._entered = False
+
+    def onSceneStartClose(self, caller: Any = None, event: Any = None) -> None:
+        """Stop before the nodes go."""
+        self.controller.scene_closes()
+
+    def onSceneEndClose(self, caller: Any = None, event: Any = None) -> None:
+        """A new scene: follow its parameter node if the module is open."""
+        if self._entered:
+            self.controller.follow_scene()
+
+    def onSceneEndImport(self, caller: Any = None, event: Any = None) -> None:
+        """A scene was loaded, perhaps with our parameters and a result."""
+        if self._entered or self.controller.parameters is not None:
+            self.controller.follow_scene()
+            self.controller.on_parameters_changed()
+
+    def onNodeRemoved(self, caller: Any = None, event: Any = None) -> None:
+        """Perhaps it was the scan that is being segmented."""
+        self.controller.node_removed()
+
+
+class NeonatalSegLogic(ScriptedLoadableModuleLogic):
+    """The parameter node, the models, and ``runner``, which brings volumes to the compute process and results back."""
+
+    def __init__(self, engine: Any = start_engine) -> None:
+        ScriptedLoadableModuleLogic.__init__(self)
+        self.runner = SegmentationLogic(slicer.mrmlScene, engine)
+        self.models: dict[str, str] = choosing.shipped_models()
+
+    def getParameterNode(self) -> NeonatalSegParameterNode:
+        """The scene's parameters, typed."""
+        return NeonatalSegParameterNode(ScriptedLoadableModuleLogic.getParameterNode(self))
+
+    def close(self) -> None:
+        """End the compute process."""
+        self.runner.close()
+
+
+class NeonatalSegTest(ScriptedLoadableModuleTest):
+    """Slicer's "Reload and Test": the synthetic newborn, through the logic, into segments."""
+
+    def setUp(self) -> None:
+        """An empty scene."""
+        slicer.mrmlScene.Clear()
+
+    def runTest(self) -> None:
+        """Run all tests."""
+        self.setUp()
+        self.test_bridge()
+
+    def test_bridge(self) -> None:
+        """The synthetic newborn becomes segments that keep its label values; no network needed."""
+        from NeonatalSegLib.datasets.phantom import draw_newborn
+
+        phantom = draw_newborn(age_weeks=sample.AGE_WEEKS, seed=0, spacing_mm=2.0)
+        t2, labels = volume_from_image(phantom.t2, "newborn T2", slicer.mrmlScene), phantom.labels
+        node = segments.segmentation_from_label_map(labels, "newborn", t2)
+        counted = results.volumes_from_label_map(segments.label_map_from_segmentation(node))
+        expected = results.volumes_from_label_map(labels)
+        for tissue, volume in expected.items():
+            if abs(counted[tissue] - volume) > 1e-3:
+                raise AssertionError(f"{tissue}: {counted[tissue]} mL after the way through the scene, {volume} before")
+        self.delayDisplay("Test passed")
+
+
+def _cell(text: str) -> Any:
+    return qt.QTableWidgetItem(text)
+
+
+def _confirm(text: str) -> bool:
+    return bool(slicer.util.confirmOkCancelDisplay(text, windowTitle="NeonatalSeg"))
+
+
+def _choose_folder() -> str:
+    return str(qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("Folder for the exported files")) or "")

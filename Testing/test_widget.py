@@ -1,0 +1,510 @@
+"""The real widget with the real .ui file: in Slicer with its Qt, elsewhere with PySide6 made as strict as PythonQt."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import tempfile
+import time
+import types
+import unittest
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import SimpleITK as sitk
+import slicer
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "slicer" / "stand_ins"))
+import slicer_qt
+import slicer_scene
+from scripted_engine import HELLO, ScriptedEngine
+from test_mrml_logic import add_volume
+
+from NeonatalSegLib.mrml import dependencies, segments
+from NeonatalSegLib.panel import State
+
+REPLACED = "NeonatalSegLib.mrml.dependencies.REQUIREMENTS"
+
+
+class WidgetCase(unittest.TestCase):
+    """A widget in an empty scene, its compute process driven by the test."""
+
+    def setUp(self) -> None:
+        slicer_qt.install()
+        self.scene = slicer_scene.new_scene()
+        self.engine = ScriptedEngine()
+        self.widget = slicer_qt.make_widget(lambda: self.engine)
+        self.addCleanup(self.widget.cleanup)
+        self.ui, self.panel = self.widget.ui, self.widget.controller.panel
+        self.widget.controller.confirm = self.no_dialog
+
+    def no_dialog(self, text: str) -> bool:
+        raise AssertionError(f"an unexpected dialog: {text}")
+
+    def load_scan(self) -> tuple[Any, Any]:
+        t1, t2 = add_volume(self.scene, "sub-01_T1w", False), add_volume(self.scene, "sub-01_T2w", True)
+        self.widget.enter()
+        return t1, t2
+
+    def spin(self, until: Callable[[], bool], seconds: float = 10.0) -> None:
+        """Let the event loop run until something is so."""
+        import qt
+
+        end = time.monotonic() + seconds
+        ticking = qt.QTimer()  # so that the loop wakes even where nothing else does
+        ticking.start(10)
+        while not until():
+            self.assertLess(time.monotonic(), end, "nothing happened")
+            slicer.app.processEvents(qt.QEventLoop.WaitForMoreEvents)
+        ticking.stop()
+
+    def run_to_request(self) -> Any:
+        before = len([request for request in self.engine.requests if request.op == "segment"])
+        self.ui.segmentButton.click()
+        self.spin(lambda: len([r for r in self.engine.requests if r.op == "segment"]) > before)
+        return self.engine.last
+
+    def run_to_result(self, **fields: Any) -> Any:
+        request = self.run_to_request()
+        request.succeed(**fields)
+        self.spin(lambda: not self.panel.busy)
+        return request
+
+    def text(self, name: str) -> str:
+        return str(getattr(self.ui, name).property("text"))
+
+
+class StateTest(WidgetCase):
+    def test_no_input(self) -> None:
+        self.widget.enter()
+        self.assertEqual(self.panel.state, State.NO_INPUT)
+        self.assertFalse(self.ui.segmentButton.isEnabled())
+        self.assertIn("T1", self.ui.segmentButton.property("toolTip"))
+        for button in (self.ui.exportNiftiButton, self.ui.exportSegButton, self.ui.exportStlButton):
+            self.assertFalse(button.isEnabled())
+            self.assertIn("Segment first", button.property("toolTip"))
+        self.assertEqual(self.text("researchLabel"), "Research use only, not for diagnosis.")
+
+    def test_nothing_is_started_before_the_module_is_opened(self) -> None:
+        self.assertEqual(self.engine.requests, [])
+
+    def test_volumes_are_offered_by_their_names(self) -> None:
+        t1, t2 = self.load_scan()
+        self.assertIs(self.ui.t1Selector.currentNode(), t1)
+        self.assertIs(self.ui.t2Selector.currentNode(), t2)
+        self.assertEqual(self.panel.state, State.IDLE)
+        self.assertTrue(self.ui.segmentButton.isEnabled())
+
+    def test_selectors_and_parameters_follow_each_other(self) -> None:
+        t1, _ = self.load_scan()
+        self.ui.t2Selector.setCurrentNode(None)
+        parameters = self.widget.logic.getParameterNode()
+        self.assertIsNone(parameters.t2)
+        parameters.t1 = None
+        self.assertIsNone(self.ui.t1Selector.currentNode())
+        self.assertEqual(self.panel.state, State.NO_INPUT)
+        parameters.t1 = t1
+        self.assertEqual(self.panel.state, State.IDLE)
+
+    def test_segment_progress_and_result(self) -> None:
+        self.load_scan()
+        self.engine.hello.say("result", **HELLO)
+        request = self.run_to_request()
+        self.assertEqual(self.text("segmentButton"), "Cancel")
+        self.assertFalse(self.ui.t1Selector.isEnabled())
+        request.say("progress", stage="network", fraction=0.5, seconds_left=9.0)
+        self.spin(lambda: self.ui.progressBar.property("value") == 50)
+        self.assertEqual(self.text("progressLabel"), "Segmenting, 9 s left")
+        request.succeed()
+        self.spin(lambda: self.panel.state is State.DONE)
+        self.assertEqual(self.text("segmentButton"), "Segment")
+        self.assertEqual(self.ui.volumesTable.property("rowCount"), 10)
+        self.assertEqual(self.ui.volumesTable.item(0, 0).text(), "CSF")
+        self.assertGreater(float(self.ui.volumesTable.item(0, 1).text()), 0.0)
+        parameters = self.widget.logic.getParameterNode()
+        self.assertEqual(parameters.segmentation.GetName(), "sub-01_T2w tissues")
+        self.assertFalse(self.widget.timer.isActive())
+        self.assertIn("model one", self.text("messageLabel"))
+
+    def test_cancel(self) -> None:
+        self.load_scan()
+        request = self.run_to_request()
+        self.ui.segmentButton.click()
+        self.assertTrue(request.cancel_asked)
+        self.assertFalse(self.ui.segmentButton.isEnabled())
+        request.say("cancelled", forced=False)
+        self.spin(lambda: self.panel.state is State.IDLE)
+        self.assertEqual(self.text("segmentButton"), "Segment")
+        self.assertTrue(self.ui.segmentButton.isEnabled())
+
+    def test_error(self) -> None:
+        self.load_scan()
+        self.run_to_request().say("error", kind="user", message="The brain is upside down: turn it.")
+        self.spin(lambda: self.panel.state is State.ERROR)
+        self.assertEqual(self.text("messageLabel"), "Error: The brain is upside down: turn it.")
+        self.assertTrue(self.ui.segmentButton.isEnabled())
+
+    def test_unusable_input_is_refused_at_the_button(self) -> None:
+        self.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Empty")
+        self.widget.enter()
+        self.ui.t2Selector.setCurrentNode(self.scene.GetFirstNodeByName("Empty"))
+        self.assertFalse(self.ui.segmentButton.isEnabled())
+        self.assertIn("no image data", self.ui.segmentButton.property("toolTip"))
+
+    def test_input_that_turned_bad_after_it_was_chosen(self) -> None:
+        _, t2 = self.load_scan()
+        t2.SetAndObserveImageData(None)
+        self.ui.segmentButton.click()
+        self.assertEqual(self.panel.state, State.ERROR)
+        self.assertIn("no image data", self.text("messageLabel"))
+        self.assertFalse(self.widget.logic.runner.running)
+
+    def test_disk_full(self) -> None:
+        self.load_scan()
+        self.engine.disk_full = True
+        self.ui.segmentButton.click()
+        self.assertEqual(self.panel.state, State.ERROR)
+        self.assertIn("space", self.text("messageLabel"))
+
+    def test_swapped_inputs(self) -> None:
+        t1, t2 = self.load_scan()
+        self.ui.t1Selector.setCurrentNode(None)
+        self.ui.t2Selector.setCurrentNode(t1)
+        self.ui.t1Selector.setCurrentNode(t2)
+        self.run_to_result()
+        self.assertIn("Notice: T1 and T2 look swapped", self.text("messageLabel"))
+
+
+class SceneTest(WidgetCase):
+    def nodes(self) -> int:
+        return int(self.scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"))
+
+    def test_scene_closed_while_running(self) -> None:
+        self.load_scan()
+        request = self.run_to_request()
+        heard: list[str] = []
+        self.widget.logic.runner.cancelled.connect(heard.append)
+        self.scene.Clear(False)
+        self.assertEqual(heard, ["The scene was closed, so the segmentation was stopped."])
+        self.assertTrue(request.cancel_asked)
+        self.assertEqual(self.panel.state, State.NO_INPUT)
+        request.succeed()
+        self.spin(lambda: request.released)
+        self.assertEqual((self.nodes(), self.engine.files()), (0, []))
+        self.load_scan()
+        self.run_to_result()
+        self.assertEqual(self.nodes(), 1)
+
+    def test_input_deleted_while_running(self) -> None:
+        _, t2 = self.load_scan()
+        request = self.run_to_request()
+        self.scene.RemoveNode(t2)
+        self.assertTrue(request.cancel_asked)
+        self.assertIn("sub-01_T2w was deleted", self.text("messageLabel"))
+        self.assertEqual(self.panel.state, State.IDLE)  # the T1 is still there
+        request.say("cancelled", forced=True)
+        self.spin(lambda: request.released)
+        self.assertEqual((self.nodes(), self.engine.files()), (0, []))
+
+    def test_result_deleted(self) -> None:
+        self.load_scan()
+        self.run_to_result()
+        self.scene.RemoveNode(self.widget.logic.getParameterNode().segmentation)
+        self.assertFalse(self.ui.exportNiftiButton.isEnabled())
+
+    def test_module_left_and_opened_again_while_running(self) -> None:
+        self.load_scan()
+        request = self.run_to_request()
+        self.widget.exit()
+        self.widget.enter()
+        self.assertEqual(self.panel.state, State.RUNNING)
+        request.succeed()
+        self.spin(lambda: self.panel.state is State.DONE)
+
+    def test_reload_while_running(self) -> None:
+        self.load_scan()
+        self.run_to_request()
+        self.widget.cleanup()
+        self.assertTrue(self.engine.closed)
+        self.assertFalse(self.widget.timer.isActive())
+        self.assertEqual((self.widget.Observations, self.widget.controller.Observations), ([], []))
+        self.scene.Clear(False)  # nobody listens any more
+
+    def test_parameters_come_back_with_the_scene(self) -> None:
+        self.load_scan()
+        parameters = self.widget.logic.getParameterNode()
+        parameters.n4, parameters.opacity, parameters.device, parameters.model = True, 0.25, "cpu", "two"
+        self.scene.SetSaveToXMLString(1)
+        self.scene.Commit()
+        xml = self.scene.GetSceneXMLString()
+        self.scene.Clear(False)
+        self.assertFalse(self.widget.logic.getParameterNode().n4)
+        self.scene.Clear(True)
+        self.scene.SetLoadFromXMLString(1)
+        self.scene.SetSceneXMLString(xml)
+        self.scene.Import()
+        again = self.widget.logic.getParameterNode()
+        self.assertEqual((again.n4, again.opacity, again.device, again.model), (True, 0.25, "cpu", "two"))
+        self.assertTrue(self.ui.n4Box.isChecked())
+
+    def test_undeclared_and_out_of_range_parameters(self) -> None:
+        parameters = self.widget.logic.getParameterNode()
+        with self.assertRaises(ValueError):
+            parameters.opacity = 1.5
+
+
+class ChoiceTest(WidgetCase):
+    def test_devices_and_models(self) -> None:
+        self.load_scan()
+        self.engine.hello.say("result", **HELLO)
+        self.spin(lambda: bool(self.panel.devices))
+        self.assertEqual(self.text("deviceLabel"), "GPU: Made Up 9000")
+        self.assertEqual(self.text("modelLabel"), "The first model.")
+        self.ui.modelSelector.setCurrentIndex(self.ui.modelSelector.findData("two"))
+        self.ui.deviceSelector.setCurrentIndex(self.ui.deviceSelector.findData("cpu"))
+        self.assertEqual(self.text("modelLabel"), "The second model.")
+        self.assertTrue(self.text("deviceLabel").startswith("CPU (2 threads)"))
+        self.ui.n4Box.setChecked(True)
+        fields = self.run_to_request().fields
+        self.assertEqual((fields["model"], fields["device"]), ("two", "cpu"))
+        self.assertEqual(fields["options"]["n4"], True)
+        self.assertEqual(fields["options"]["flips"], False)
+
+    def test_compute_process_that_does_not_start(self) -> None:
+        self.load_scan()
+        self.engine.hello.say("error", kind="user", message="There is no PythonSlicer.")
+        self.spin(lambda: self.text("deviceLabel") == "There is no PythonSlicer.")
+        self.assertTrue(self.ui.segmentButton.isEnabled())
+
+    def test_opacity_and_3d(self) -> None:
+        self.load_scan()
+        self.run_to_result()
+        node = self.widget.logic.getParameterNode().segmentation
+        self.ui.opacitySlider.value = 0.2
+        self.assertAlmostEqual(node.GetDisplayNode().GetOpacity2DFill(), 0.2)
+        self.ui.show3DBox.setChecked(True)
+        self.assertTrue(segments.surfaces_shown(node))
+        self.ui.show3DBox.setChecked(False)
+        self.assertFalse(segments.surfaces_shown(node))
+
+    def test_uncertainty(self) -> None:
+        self.load_scan()
+        self.ui.uncertaintyBox.setChecked(True)
+        self.assertTrue(self.run_to_result(uncertainty=True).fields["options"]["uncertainty"])
+        node = self.widget.logic.getParameterNode().uncertaintyMap
+        self.assertEqual(node.GetName(), "sub-01_T2w uncertainty")
+
+
+class ExportTest(WidgetCase):
+    def test_all_three(self) -> None:
+        self.load_scan()
+        self.run_to_result()
+        with tempfile.TemporaryDirectory() as folder:
+            self.widget.controller.choose_folder = lambda: folder
+            self.ui.exportNiftiButton.click()
+            self.assertIn("_dseg.nii.gz", self.text("messageLabel"))
+            self.ui.exportSegButton.click()
+            self.ui.exportStlButton.click()
+            found = {path.name for path in Path(folder).iterdir()}
+            labels = sitk.GetArrayFromImage(sitk.ReadImage(str(Path(folder) / "sub-01_T2w_tissues_dseg.nii.gz")))
+        self.assertIn("sub-01_T2w_tissues_volumes.tsv", found)
+        self.assertIn("sub-01_T2w_tissues.seg.nrrd", found)
+        self.assertEqual(len([name for name in found if name.endswith(".stl")]), 8)
+        self.assertEqual(sorted(np.unique(labels)), [0, 1, 2, 3, 5, 6, 7, 8, 9])
+
+    def test_no_folder_chosen(self) -> None:
+        self.load_scan()
+        self.run_to_result()
+        before = self.text("messageLabel")
+        self.widget.controller.choose_folder = lambda: ""
+        self.ui.exportNiftiButton.click()
+        self.assertEqual(self.text("messageLabel"), before)
+
+    def test_folder_that_cannot_be_written(self) -> None:
+        self.load_scan()
+        self.run_to_result()
+        with tempfile.TemporaryDirectory() as folder:
+            blocked = Path(folder) / "a file"
+            blocked.write_text("x", encoding="utf-8")
+            self.widget.controller.choose_folder = lambda: str(blocked)
+            self.ui.exportSegButton.click()
+        self.assertEqual(self.panel.state, State.ERROR)
+        self.assertIn("a file", self.text("messageLabel"))
+
+
+class InstallTest(WidgetCase):
+    """A package that is not there, installed by stand-ins for Slicer's packaging functions."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.asked: list[str] = []
+        self.site = tempfile.TemporaryDirectory()
+        self.addCleanup(self.site.cleanup)
+        needed = (dependencies.Requirement("made_up_package", "made-up-package>=1", "Made-up package, about 3 MB"),)
+        patch = mock.patch(REPLACED, needed)
+        patch.start()
+        self.addCleanup(patch.stop)
+        sys.path.append(self.site.name)
+        self.addCleanup(sys.path.remove, self.site.name)
+        self.load_scan()
+
+    def answer(self, yes: bool) -> None:
+        def confirm(text: str) -> bool:
+            self.asked.append(text)
+            return yes
+
+        self.widget.controller.confirm = confirm
+
+    def put_package(self, *_: Any, **__: Any) -> None:
+        (Path(self.site.name) / "made_up_package.py").write_text("", encoding="utf-8")
+        importlib.invalidate_caches()
+
+    def test_declined(self) -> None:
+        self.answer(False)
+        self.assertIn("not installed", self.text("deviceLabel"))
+        self.ui.segmentButton.click()
+        self.assertEqual(len(self.asked), 1)
+        self.assertIn("Made-up package, about 3 MB", self.asked[0])
+        self.assertEqual(self.panel.state, State.IDLE)
+        self.assertIn("Nothing was installed", self.text("messageLabel"))
+        self.assertEqual(self.engine.requests, [])
+        self.assertTrue(self.ui.segmentButton.isEnabled())
+
+    def test_installed_with_slicer_packaging(self) -> None:
+        self.answer(True)
+        calls: list[Any] = []
+
+        def pip_ensure(requirements: list[str], prompt_install: bool = True, requester: str = "") -> None:
+            calls.append((requirements, prompt_install, requester))
+            self.put_package()
+
+        packaging = types.ModuleType("slicer.packaging")
+        packaging.pip_ensure = pip_ensure  # type: ignore[attr-defined]
+        with mock.patch.dict(sys.modules, {"slicer.packaging": packaging}):
+            self.run_to_request()
+        self.assertEqual(calls, [(["made-up-package>=1"], False, "NeonatalSeg")])
+        self.assertEqual(len(self.asked), 1)
+
+    def test_installed_before_slicer_5_12(self) -> None:
+        self.answer(True)
+        with (
+            mock.patch.dict(sys.modules, {"slicer.packaging": None}),
+            mock.patch.object(slicer.util, "pip_install", self.put_package, create=True),
+        ):
+            self.run_to_request()
+
+    def test_installation_that_fails(self) -> None:
+        self.answer(True)
+
+        def fail(requirement: str) -> None:
+            raise RuntimeError("no network")
+
+        with (
+            mock.patch.dict(sys.modules, {"slicer.packaging": None}),
+            mock.patch.object(slicer.util, "pip_install", fail, create=True),
+        ):
+            self.ui.segmentButton.click()
+        self.assertEqual(self.panel.state, State.ERROR)
+        self.assertIn("no network", self.text("messageLabel"))
+        self.assertIn("made-up-package", self.text("messageLabel"))
+
+    def test_torch_comes_through_its_extension(self) -> None:
+        calls: list[dict[str, str]] = []
+        logic = types.SimpleNamespace(installTorch=lambda **given: calls.append(given))
+        utils = types.ModuleType("PyTorchUtils")
+        utils.PyTorchUtilsLogic = lambda: logic  # type: ignore[attr-defined]
+        with mock.patch.dict(sys.modules, {"PyTorchUtils": utils}):
+            dependencies._install(dependencies.TORCH)
+        self.assertEqual(calls, [{"torchVersionRequirement": ">=2.4"}])
+
+
+class QtTest(unittest.TestCase):
+    """What the module relies on holds in both bindings; what only one allows raises in both."""
+
+    def setUp(self) -> None:
+        slicer_qt.install()
+
+    def test_properties_are_values(self) -> None:
+        import qt
+
+        label = qt.QLabel("text")
+        self.assertEqual((label.text, label.property("text")), ("text", "text"))
+        with self.assertRaises(TypeError):
+            label.text()
+
+    def test_unknown_attributes_and_keywords_raise(self) -> None:
+        import qt
+
+        button = qt.QPushButton("text")
+        with self.assertRaises(AttributeError):
+            button.no_such_attribute = 1
+        with self.assertRaises(AttributeError):
+            _ = button.no_such_attribute
+        with self.assertRaises((TypeError, ValueError)):
+            qt.QLabel(text="text")
+
+    def test_slots_without_arguments_are_called_bare(self) -> None:
+        import qt
+
+        button, heard = qt.QPushButton("text"), []
+        button.clicked.connect(lambda: heard.append("clicked"))
+        button.click()
+        self.assertEqual(heard, ["clicked"])
+
+
+class ModuleTest(unittest.TestCase):
+    def setUp(self) -> None:
+        slicer_qt.install()
+        self.scene = slicer_scene.new_scene()
+
+    def test_module_texts_and_sample_data(self) -> None:
+        import NeonatalSeg
+
+        parent = types.SimpleNamespace()
+        NeonatalSeg.NeonatalSeg(parent)
+        self.assertEqual((parent.title, parent.categories), ("NeonatalSeg", ["Segmentation"]))
+        self.assertIn("not for diagnosis", parent.helpText)
+        self.assertIn("Gousias", parent.acknowledgementText)
+
+    @unittest.skipIf(slicer_scene.in_slicer(), "Slicer registers it by itself")
+    def test_sample_data(self) -> None:
+        import NeonatalSeg
+
+        slicer_qt.SampleDataLogic.registered.clear()
+        NeonatalSeg.register_sample_data()
+        (source,) = slicer_qt.SampleDataLogic.registered
+        nodes = source["load"](source)
+        self.assertEqual([node.GetName() for node in nodes], ["Synthetic newborn T1", "Synthetic newborn T2"])
+        self.assertGreater(nodes[1].GetImageData().GetScalarRange()[1], 100)
+
+    def test_self_test(self) -> None:
+        import NeonatalSeg
+
+        NeonatalSeg.NeonatalSegTest().runTest()
+
+    @unittest.skipIf(slicer_scene.in_slicer(), "Slicer builds it by itself")
+    def test_without_a_parent_setup_runs_in_the_constructor(self) -> None:
+        import NeonatalSeg
+
+        widget = NeonatalSeg.NeonatalSegWidget()
+        self.assertIsNotNone(widget.logic)
+        self.assertEqual(widget.controller.panel.state, State.NO_INPUT)
+        widget.cleanup()
+
+    def test_reload_drops_the_library(self) -> None:
+        import NeonatalSeg
+
+        with mock.patch.dict(sys.modules):
+            widget = slicer_qt.make_widget(ScriptedEngine)
+            widget.cleanup()
+            with mock.patch.object(NeonatalSeg.ScriptedLoadableModuleWidget, "onReload") as reloaded:
+                widget.onReload()
+            reloaded.assert_called_once()
+            self.assertFalse([name for name in sys.modules if name.startswith("NeonatalSegLib")])
+
+
+if __name__ == "__main__":
+    unittest.main()
