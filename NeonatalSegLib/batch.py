@@ -18,6 +18,7 @@ from NeonatalSegLib.datasets.bids import find_subjects
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.inference import Segmenter, SegmentOptions
 from NeonatalSegLib.outputs import segment_to_folder
+from NeonatalSegLib.scan import load_scan
 from NeonatalSegLib.tissues import TISSUES
 
 ALL, SOME, NONE = 0, 3, 4  # exit status: how many of the scans succeeded
@@ -155,9 +156,8 @@ def run_study(
 
 def run_scan(segmenter: Segmenter, scan: StudyScan, out: Path, options: SegmentOptions) -> dict[str, Path]:
     """One scan of a study, from files to files."""
-    return segment_to_folder(
-        segmenter, scan.t1, scan.t2, out / scan.folder, name=scan.stem, age_weeks=scan.age_weeks, options=options
-    )
+    images = load_scan(scan.t1, scan.t2, name=scan.name, age_weeks=scan.age_weeks)
+    return segment_to_folder(segmenter, images, out / scan.folder, name=scan.stem, options=options)
 
 
 def is_done(segmenter: Segmenter, scan: StudyScan, out: Path, options: SegmentOptions) -> bool:

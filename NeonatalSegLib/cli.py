@@ -69,7 +69,7 @@ def segment(
     """Segment one newborn's scan: label map, volumes, picture and side-car."""
     from NeonatalSegLib.scan import load_scan
 
-    load_scan(t1, t2, name=name, age_weeks=age)  # bad input is told before the network's libraries load
+    scan = load_scan(t1, t2, name=name, age_weeks=age)  # bad input is told before the network's libraries load
     from NeonatalSegLib.inference import Segmenter, SegmentOptions
     from NeonatalSegLib.models import DEFAULT_MODEL
     from NeonatalSegLib.outputs import check_writable, segment_to_folder
@@ -77,10 +77,7 @@ def segment(
     check_writable(out)
     options = SegmentOptions(trust_headers, n4, flips, probabilities, uncertainty, strict)
     segmenter = Segmenter(model or DEFAULT_MODEL, device)
-    written = segment_to_folder(
-        segmenter, t1, t2, out, name=name, age_weeks=age, options=options, progress=_progress_line
-    )
-    _tell(written)
+    _tell(segment_to_folder(segmenter, scan, out, options=options, progress=_progress_line))
 
 
 @app.command()
@@ -239,6 +236,11 @@ def run(arguments: list[str] | None = None) -> int:
         typer.echo(f"Error: {error}", err=True)
         _trace()
         return USER_ERROR
+    except ModuleNotFoundError as error:
+        hint = "neonatalseg[train]" if error.name in ("lightning", "tensorboard") else "neonatalseg"
+        typer.echo(f"Error: {error.name} is not installed: pip install '{hint}'", err=True)
+        _trace()
+        return 1
     except KeyboardInterrupt:
         typer.echo("Interrupted: nothing was left behind.", err=True)
         return INTERRUPTED

@@ -9,6 +9,7 @@ import SimpleITK as sitk
 from NeonatalSegLib.inference import Progress, Segmenter
 from NeonatalSegLib.metrics import dice_per_class, mean_dice_no_background
 from NeonatalSegLib.outputs import segment_to_folder
+from NeonatalSegLib.scan import load_scan
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 DEMO_SEED = 2026  # not one of the phantoms in the training mix
@@ -22,11 +23,10 @@ def run_demo(
 
     folder = Path(folder)
     segmenter = Segmenter(model, device)
-    scan = write_newborn(folder / "scan", age_weeks=age_weeks, seed=DEMO_SEED)
-    written = segment_to_folder(
-        segmenter, scan["t1"], scan["t2"], folder, name="sub-phantom", age_weeks=age_weeks, progress=progress
-    )
-    truth = sitk.GetArrayFromImage(sitk.ReadImage(str(scan["labels"])))
+    files = write_newborn(folder / "scan", age_weeks=age_weeks, seed=DEMO_SEED)
+    scan = load_scan(files["t1"], files["t2"], age_weeks=age_weeks)
+    written = segment_to_folder(segmenter, scan, folder, progress=progress)
+    truth = sitk.GetArrayFromImage(sitk.ReadImage(str(files["labels"])))
     dsc = dice_per_class(sitk.GetArrayFromImage(sitk.ReadImage(str(written["dseg"]))), truth)
     lines = ["DSC against the synthetic truth (a drawing: says nothing about accuracy on newborns)"]
     lines += [f"  {t.name:<24}{dsc[t.index]:.3f}" for t in PHYSIOLOGICAL]

@@ -146,7 +146,7 @@ class Segmenter:
                 network = self._network if device == self.device else self.model.load_network()
                 image = torch.from_numpy(prepared.array).to(device)
                 out = predict_windows(
-                    network, image, self.model.network, window=window, flips=options.flips, before_window=clock.within
+                    network, image, self.model.network, window=window, flips=options.flips, progress=clock.within
                 )
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):

@@ -1,8 +1,8 @@
 """What a segmentation leaves on disk: label map, volumes, side-car and picture; all of them or none.
 
 For a scan named ``sub-01``: ``sub-01_dseg.nii.gz`` (uint8, 0-9), ``sub-01_volumes.tsv`` (mL), ``sub-01_dseg.json``
-(model, versions, device, times, inputs, warnings), ``sub-01_dseg.png``; on request ``sub-01_probseg.nii.gz`` and
-``sub-01_uncertainty.nii.gz``.
+(model, versions, device, times, inputs, warnings), ``sub-01_dseg.png``, ``sub-01_report.html``; on request
+``sub-01_probseg.nii.gz`` and ``sub-01_uncertainty.nii.gz``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from NeonatalSegLib import __version__
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.inference import Progress, Segmentation, Segmenter, SegmentOptions
 from NeonatalSegLib.metrics import volume_sums
-from NeonatalSegLib.scan import Scan, load_scan
+from NeonatalSegLib.report import write_report
+from NeonatalSegLib.scan import Scan
 from NeonatalSegLib.tissues import TISSUES
 
 NOTICE = "Research use only, not for diagnosis."
@@ -30,30 +31,24 @@ NOTICE = "Research use only, not for diagnosis."
 
 def segment_to_folder(
     segmenter: Segmenter,
-    t1: str | Path | None,
-    t2: str | Path | None,
+    scan: Scan,
     folder: str | Path,
     *,
     name: str | None = None,
-    age_weeks: float | None = None,
     options: SegmentOptions = SegmentOptions(),
     progress: Progress | None = None,
     picture: bool = True,
 ) -> dict[str, Path]:
-    """One scan from files to files: what ``neonatalseg segment`` does, and ``batch`` for every scan of a study.
+    """One scan to files: what ``neonatalseg segment`` does, and ``batch`` for every scan of a study.
 
     Returns:
         What was written, by kind (see :func:`write_outputs`).
 
     Raises:
-        NeonatalSegError: bad input, or the folder cannot be written; nothing is left behind.
+        NeonatalSegError: no head in the scan, or the folder cannot be written; nothing is left behind.
     """
     check_writable(folder)
-    started = time.perf_counter()
-    scan = load_scan(t1, t2, name=name, age_weeks=age_weeks)
-    reading = time.perf_counter() - started
     segmentation = segmenter.segment(scan, options, progress)
-    segmentation.times_s = {"read": reading, **segmentation.times_s}
     return write_outputs(segmentation, scan, folder, name=name, options=options, picture=picture)
 
 
@@ -72,7 +67,7 @@ def write_outputs(
     full disk or an interruption leaves what was there before.
 
     Returns:
-        Paths by kind: "dseg", "volumes", "sidecar", and "picture", "probabilities", "uncertainty" where made.
+        Paths by kind: "dseg", "volumes", "sidecar", "report", and "picture", "probabilities", "uncertainty" where made.
     """
     folder, name = Path(folder), name or scan.name
     check_writable(folder)
@@ -89,8 +84,10 @@ def write_outputs(
             draw_overlay(scan.reference, segmentation.label_map, files["picture"], title=name)
         segmentation.times_s["write"] = time.perf_counter() - started
         files["sidecar"] = staging / f"{name}_dseg.json"
-        text = json.dumps(sidecar(segmentation, scan, options), indent=1) + "\n"
-        files["sidecar"].write_text(text, encoding="utf-8")
+        facts = sidecar(segmentation, scan, options)
+        files["sidecar"].write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        files["report"] = staging / f"{name}_report.html"
+        write_report(files["report"], name, facts, segmentation.volumes_ml, files.get("picture"))
         written = {kind: folder / path.name for kind, path in files.items()}
         for kind, path in files.items():
             os.replace(path, written[kind])

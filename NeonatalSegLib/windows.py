@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+from monai.data.utils import dense_patch_slices
+from monai.inferers.utils import sliding_window_inference
+from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetResBlock
 from torch import nn
 
 from NeonatalSegLib.network import NetworkSettings
@@ -21,7 +24,7 @@ def predict_windows(
     *,
     window: Sequence[int] | None = None,
     flips: bool = False,
-    before_window: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> torch.Tensor:
     """Class probabilities of a prepared image.
 
@@ -30,7 +33,7 @@ def predict_windows(
         window: voxels (z, y, x) of a window; default the training patch. Axes on which the image is not larger are
             covered by one window.
         flips: average with the left-right mirror image (twice the time).
-        before_window: called with the fraction done (0-1) before every window; may raise to stop.
+        progress: called with the fraction done (0-1) before every block of the network; may raise to stop.
 
     Returns:
         (classes, z, y, x) float32 probabilities on the image's device.
@@ -39,7 +42,7 @@ def predict_windows(
     network.eval()
     try:
         with torch.inference_mode(), autocast(image.device):
-            return _predict(network, image, settings, tuple(window or settings.patch), flips, before_window)
+            return _predict(network, image, settings, tuple(window or settings.patch), flips, progress)
     finally:
         network.train(was_training)
 
@@ -50,43 +53,59 @@ def _predict(
     settings: NetworkSettings,
     window: tuple[int, ...],
     flips: bool,
-    before_window: Callable[[float], None] | None,
+    progress: Callable[[float], None] | None,
 ) -> torch.Tensor:
-    from monai.inferers import sliding_window_inference
-    from monai.inferers.utils import dense_patch_slices
-
     stride = settings.stride
     shape = image.shape[1:]
     window = tuple(-(-min(w, s) // stride) * stride for w, s in zip(window, shape, strict=True))
     step = tuple(max(1, int(w * (1 - OVERLAP))) for w in window)
     padded = tuple(max(w, s) for w, s in zip(window, shape, strict=True))
-    total = len(dense_patch_slices(padded, window, step)) * (2 if flips else 1)
-    done = 0
+    passes = len(dense_patch_slices(padded, window, step)) * (2 if flips else 1)
 
-    def step_through(batch: torch.Tensor) -> torch.Tensor:
-        nonlocal done
-        if before_window:
-            before_window(done / total)
-        out = torch.softmax(network(batch).float(), 1)
-        done += 1
-        if flips:
-            if before_window:
-                before_window(done / total)
-            out = (out + torch.softmax(network(batch.flip(-1)).float(), 1).flip(-1)) / 2
-            done += 1
-        return out
+    def softmax(batch: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(network(batch).float(), 1)
 
-    result: Any = sliding_window_inference(
-        image[None],
-        window,
-        1,
-        step_through,
-        overlap=OVERLAP,
-        mode="gaussian",
-        sigma_scale=0.2,
-        padding_mode="replicate",
-    )
+    def predict(batch: torch.Tensor) -> torch.Tensor:
+        out = softmax(batch)
+        return (out + softmax(batch.flip(-1)).flip(-1)) / 2 if flips else out
+
+    with _told(network, passes, progress):
+        result: Any = sliding_window_inference(
+            image[None],
+            window,
+            1,
+            predict,
+            overlap=OVERLAP,
+            mode="gaussian",
+            sigma_scale=0.2,
+            padding_mode="replicate",
+        )
     return result[0].float()
+
+
+@contextmanager
+def _told(network: nn.Module, passes: int, progress: Callable[[float], None] | None) -> Iterator[None]:
+    """Call ``progress`` before every block of the network, not only between windows.
+
+    A whole head is one window, seconds long on a CPU: that is too long to wait for Cancel.
+    """
+    if progress is None:
+        yield
+        return
+    blocks = [m for m in network.modules() if isinstance(m, (UnetBasicBlock, UnetResBlock))] or [network]
+    begun = 0
+
+    def tell(*_: Any) -> None:
+        nonlocal begun
+        progress(begun / (passes * len(blocks)))
+        begun += 1
+
+    handles = [block.register_forward_pre_hook(tell) for block in blocks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def autocast(device: torch.device) -> Any:

@@ -20,6 +20,7 @@ from NeonatalSegLib.inference import Segmenter
 from NeonatalSegLib.metrics import mean_dice, mean_dice_no_background
 from NeonatalSegLib.models import DEFAULT_MODEL
 from NeonatalSegLib.outputs import segment_to_folder
+from NeonatalSegLib.scan import load_scan
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 INPUTS = {"T1+T2": ("t1", "t2"), "T2": ("t2",), "T1": ("t1",)}
@@ -33,7 +34,7 @@ def judge(segmenter: Segmenter, subjects: list[Subject], contrasts: tuple[str, .
         truth.mkdir()
         for subject in subjects:
             t1, t2 = (getattr(subject, key) if key in contrasts else None for key in ("t1", "t2"))
-            segment_to_folder(segmenter, t1, t2, pred, name=subject.name, picture=False)
+            segment_to_folder(segmenter, load_scan(t1, t2), pred, name=subject.name, picture=False)
             assert subject.labels is not None
             shutil.copy(subject.labels, truth / f"{subject.name}_dseg.nii.gz")
         return evaluate_folders(pred, truth)
