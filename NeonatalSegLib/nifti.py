@@ -52,6 +52,25 @@ def broken_voxels(path: Path) -> np.ndarray | None:
     return broken if broken.any() else None
 
 
+def is_whole(path: Path) -> bool:
+    """True where a NIfTI file that was just written holds as many voxels as its header says.
+
+    ITK does not always notice that the disk was full. Read in pieces: a map of all probabilities is large.
+    """
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            start = stream.read(1024)
+            header = _header_of(start)
+            length = len(start)
+            while piece := stream.read(1 << 22):
+                length += len(piece)
+    except (EOFError, zlib.error, OSError):
+        return False
+    if header is None:
+        return False
+    return length >= header.offset + int(np.prod(header.size, dtype=np.int64)) * header.dtype.itemsize
+
+
 def _bytes_of(path: Path) -> bytes:
     try:
         if path.suffix == ".gz":

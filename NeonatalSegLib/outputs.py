@@ -7,6 +7,7 @@ For a scan named ``sub-01``: ``sub-01_dseg.nii.gz`` (uint8, 0-9), ``sub-01_volum
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -22,6 +23,7 @@ from NeonatalSegLib import __version__
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.inference import Progress, Segmentation, Segmenter, SegmentOptions
 from NeonatalSegLib.metrics import volume_sums
+from NeonatalSegLib.nifti import is_whole
 from NeonatalSegLib.report import write_report
 from NeonatalSegLib.scan import Scan
 from NeonatalSegLib.tissues import TISSUES
@@ -108,6 +110,8 @@ def _write_images(segmentation: Segmentation, staging: Path, name: str) -> dict[
         if image is not None:
             files[kind] = staging / f"{name}_{suffix}.nii.gz"
             sitk.WriteImage(image, str(files[kind]), useCompression=True, compressionLevel=4)
+            if not is_whole(files[kind]):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return files
 
 

@@ -11,6 +11,7 @@ killed and resumed sees the patches that it would have seen. No SimpleITK is nee
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -286,6 +287,7 @@ def train(
     if not training:
         raise NeonatalSegError("No subject is left to train on: keep fewer subjects out.")
     _claim(folder, settings)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # TellProgress says what a person wants to know
     pl.seed_everything(settings.seed, workers=True)
     task = SegmentationTask(settings, [s for s in subjects if s.name in settings.validation])
     best = pl.callbacks.ModelCheckpoint(

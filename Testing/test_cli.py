@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -152,6 +151,8 @@ def test_a_full_disk_leaves_the_earlier_result(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_nothing(newborn_files: dict[str, Path], tmp_path: Path, number: int) -> None:
     """Interrupted while the network runs, as seen on its progress line (shown on a terminal only)."""
+    import pty
+
     master, slave = pty.openpty()
     command = [sys.executable, "-m", "NeonatalSegLib.cli", "segment", "--t2", str(newborn_files["t2"])]
     process = subprocess.Popen([*command, "--out", str(tmp_path / "out")], cwd=ROOT, stderr=slave, stdout=slave)

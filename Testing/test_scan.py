@@ -11,6 +11,7 @@ import SimpleITK as sitk
 from conftest import image_of
 
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.nifti import is_whole
 from NeonatalSegLib.scan import load_scan, make_scan, read_image, scan_name
 
 
@@ -180,3 +181,12 @@ def test_names_come_from_files() -> None:
     assert scan_name(Path("sub-01_ses-2_T2w.nii.gz")) == "sub-01_ses-2"
     assert scan_name(Path("baby.mha")) == "baby"
     assert scan_name(Path("T2w.nii")) == "T2w"
+
+
+def test_a_file_that_was_cut_while_it_was_written_is_noticed(tmp_path: Path) -> None:
+    for name in ("a.nii", "a.nii.gz"):
+        path = tmp_path / name
+        sitk.WriteImage(image_of(np.random.default_rng(0).normal(size=(30, 30, 30)).astype(np.float32)), str(path))
+        assert is_whole(path)
+        path.write_bytes(path.read_bytes()[:-3000])
+        assert not is_whole(path)

@@ -418,7 +418,7 @@ class InstallTest(WidgetCase):
         utils.PyTorchUtilsLogic = lambda: logic  # type: ignore[attr-defined]
         with mock.patch.dict(sys.modules, {"PyTorchUtils": utils}):
             dependencies._install(dependencies.TORCH)
-        self.assertEqual(calls, [{"torchVersionRequirement": ">=2.4"}])
+        self.assertEqual(calls, [{"torchVersionRequirement": ">=2.5"}])
 
 
 class QtTest(unittest.TestCase):
