@@ -21,6 +21,7 @@ import SimpleITK as sitk
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.metrics import volumes_ml
 from NeonatalSegLib.models import DEFAULT_MODEL, Model, find_model
+from NeonatalSegLib.network import NetworkSettings
 from NeonatalSegLib.preprocessing import MIN_AGREEMENT, Prepared, back_to_scan, prepare
 from NeonatalSegLib.scan import Scan
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, float], None]  # (stage, fraction of the whole, 0-1); may raise Cancelled
 STAGES = {"prepare": (0.0, 0.15), "network": (0.15, 0.9), "back": (0.9, 1.0)}
-# Voxels of one window, largest first; a newborn's head at 0.8 mm fits into the first one whole.
-WINDOWS = ((160, 176, 160), (128, 128, 128), (96, 96, 96))
 CUT_SHARE = 0.01  # of the border faces showing brain: above it the field of view cuts the brain
 
 
@@ -138,9 +137,10 @@ class Segmenter:
 
         from NeonatalSegLib.windows import predict_windows
 
-        attempts = [(self.device, w) for w in WINDOWS]
+        windows = window_sizes(self.model.network)
+        attempts = [(self.device, w) for w in windows]
         if self.device.type != "cpu":
-            attempts += [(torch.device("cpu"), w) for w in WINDOWS]
+            attempts += [(torch.device("cpu"), w) for w in windows]
         for number, (device, window) in enumerate(attempts):
             try:
                 network = self._network if device == self.device else self.model.load_network()
@@ -181,6 +181,18 @@ class Segmenter:
             f"({ages[0]:g}-{ages[1]:g} weeks): expect errors."
         )
         return [text]
+
+
+def window_sizes(network: NetworkSettings) -> list[tuple[int, ...]]:
+    """Voxels (z, y, x) of the windows to try, largest first: the training patch, then two thirds and one third of it.
+
+    Never larger: the network's instance norm sees the statistics of a whole window, and a window with more air around
+    the brain than a training patch costs accuracy (one whole-head window: 0.03-0.08 of mean DSC on the validation
+    newborn, benchmarks/windows.py).
+    """
+    stride = network.stride
+    sizes = [tuple(max(stride, p * share // 3 // stride * stride) for p in network.patch) for share in (3, 2, 1)]
+    return list(dict.fromkeys(sizes))
 
 
 def entropy(probabilities: np.ndarray) -> np.ndarray:

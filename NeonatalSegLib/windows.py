@@ -14,7 +14,7 @@ from torch import nn
 
 from NeonatalSegLib.network import NetworkSettings
 
-OVERLAP = 0.4
+OVERLAP = 0.5
 
 
 def predict_windows(

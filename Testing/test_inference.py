@@ -122,10 +122,10 @@ class Hungry(nn.Module):
 
 def test_out_of_memory_falls_back_to_smaller_windows_and_says_so(newborn: Phantom) -> None:
     segmenter = Segmenter(device="cpu")
-    segmenter._network = network = Hungry(96**3)
+    segmenter._network = network = Hungry(64**3)
     warnings = segmenter.segment(newborn.scan).warnings
-    assert any("Memory ran out" in w and "96 voxels" in w for w in warnings)
-    assert max(np.prod(s) for s in network.shapes[-1:]) <= 96**3
+    assert any("Memory ran out" in w and "64 voxels" in w for w in warnings)
+    assert max(np.prod(s) for s in network.shapes[-1:]) <= 64**3
 
 
 def test_too_little_memory_for_anything_is_told(newborn: Phantom) -> None:

@@ -1,0 +1,55 @@
+"""Window size and overlap against accuracy, on the newborn that chose the checkpoint (never on the kept-out ones).
+
+python benchmarks/windows.py --data ../shared/data/alberts
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from NeonatalSegLib import windows
+from NeonatalSegLib.datasets.bids import find_subjects
+from NeonatalSegLib.inference import Segmenter
+from NeonatalSegLib.metrics import dice_per_class, mean_dice_no_background
+from NeonatalSegLib.preprocessing import back_to_scan, prepare
+from NeonatalSegLib.scan import load_scan
+
+INPUTS = {"T1+T2": ("t1", "t2"), "T2": ("t2",), "T1": ("t1",)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    arguments = parser.parse_args()
+    segmenter = Segmenter()
+    chosen = segmenter.model.metadata["neonatalseg"]["validation_subjects"]
+    subject = next(s for s in find_subjects(arguments.data) if s.name in chosen)
+    truth = sitk.GetArrayFromImage(sitk.ReadImage(str(subject.labels)))
+    print("| inputs | window | overlap | mirror | mean DSC, 8 tissues | network, s |\n|---|---|---|---|---|---|")
+    cases = [(96, 0.25, False), (96, 0.5, False), (96, 0.5, True), (128, 0.5, False), (176, 0.5, False)]
+    for name, contrasts in INPUTS.items():
+        scan = load_scan(*(getattr(subject, key) if key in contrasts else None for key in ("t1", "t2")))
+        prepared = prepare(scan, segmenter.model.spacing_mm)
+        image = torch.from_numpy(prepared.array).to(segmenter.device)
+        for size, overlap, flips in cases:
+            windows.OVERLAP = overlap
+            started = time.perf_counter()
+            found = windows.predict_windows(
+                segmenter._network, image, segmenter.model.network, window=(size,) * 3, flips=flips
+            )
+            seconds = time.perf_counter() - started
+            labels: np.ndarray = back_to_scan(found, prepared)
+            dsc = mean_dice_no_background(dice_per_class(labels, truth))
+            print(
+                f"| {name} | {size} | {overlap} | {'yes' if flips else 'no'} | {dsc:.4f} | {seconds:.1f} |", flush=True
+            )
+
+
+if __name__ == "__main__":
+    main()
