@@ -118,18 +118,19 @@ def foreground(image: sitk.Image) -> sitk.Image:
     if np.count_nonzero(array == low) > 0.05 * array.size:
         mask = image > low
     else:
-        mask = sitk.OtsuThreshold(image, 0, 1, 128)
-        low_mask = image > 0.5 * _mean_outside(array, sitk.GetArrayViewFromImage(mask))
-        mask = sitk.And(mask, low_mask)
+        mask = image > _above_noise(image, array)
     mask = sitk.RelabelComponent(sitk.ConnectedComponent(sitk.Cast(mask, sitk.sitkUInt8)), 1) == 1
     if not np.any(sitk.GetArrayViewFromImage(mask)):
         raise NeonatalSegError("No head could be found in the scan: it is empty or nearly constant.")
     return mask
 
 
-def _mean_outside(array: np.ndarray, mask: np.ndarray) -> float:
-    outside = array[mask == 0]
-    return float(outside.mean()) if outside.size else 0.0
+def _above_noise(image: sitk.Image, array: np.ndarray) -> float:
+    """A threshold between air and the darkest tissue: Otsu's alone would take dark tissue for air."""
+    otsu = sitk.OtsuThresholdImageFilter()
+    otsu.Execute(image)
+    air = float(np.median(array[array <= otsu.GetThreshold()]))
+    return air + 0.3 * (otsu.GetThreshold() - air)
 
 
 def bias_corrected(image: sitk.Image) -> sitk.Image:

@@ -97,7 +97,12 @@ def test_probabilities_sum_to_one_everywhere(newborn: Phantom) -> None:
 def test_foreground_is_zero_mean_and_unit_variance(newborn: Phantom) -> None:
     prepared = prepare(newborn.scan)
     inside = sitk.GetArrayFromImage(
-        sitk.Resample(foreground(newborn.t2), prepared.grid.image(np.zeros(prepared.grid.shape, np.uint8)))
+        sitk.Resample(
+            foreground(newborn.t2),
+            prepared.grid.image(np.zeros(prepared.grid.shape, np.uint8)),
+            sitk.Transform(),
+            sitk.sitkNearestNeighbor,
+        )
     )
     for channel in prepared.array:
         assert abs(channel[inside > 0].mean()) < 0.05
