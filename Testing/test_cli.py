@@ -155,7 +155,14 @@ def test_an_interrupted_run_leaves_nothing(newborn_files: dict[str, Path], tmp_p
 
     master, slave = pty.openpty()
     command = [sys.executable, "-m", "NeonatalSegLib.cli", "segment", "--t2", str(newborn_files["t2"])]
-    process = subprocess.Popen([*command, "--out", str(tmp_path / "out")], cwd=ROOT, stderr=slave, stdout=slave)
+    process = subprocess.Popen(
+        [*command, "--out", str(tmp_path / "out")],
+        cwd=ROOT,
+        stderr=slave,
+        stdout=slave,
+        # A shell starts background jobs with interrupts ignored, and children inherit that: as at a terminal instead.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
+    )
     os.close(slave)
     shown = b""
     while b"network" not in shown:
