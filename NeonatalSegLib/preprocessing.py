@@ -26,7 +26,7 @@ MARGIN_VOXELS = 2
 MAX_GRID_VOXELS = 40_000_000
 # Agreement of T1 and T2 (see registration.agreement): pairs of one newborn and pairs of two are told apart here;
 # benchmarks/registration_quality.py prints the figures behind the number.
-MIN_AGREEMENT = 0.11
+MIN_AGREEMENT = 0.40
 
 
 @dataclass(frozen=True)
