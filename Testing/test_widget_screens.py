@@ -18,6 +18,7 @@ import slicer_scene
 from scripted_engine import HELLO, ScriptedEngine
 from test_mrml_logic import add_volume
 
+from NeonatalSegLib.models import find_model
 from NeonatalSegLib.panel import State
 
 WIDTH = 460
@@ -133,7 +134,8 @@ VOLUMES = {
 
 def told(hello: dict[str, Any]) -> dict[str, Any]:
     """The hello of a computer without a graphics card, with the model that is shipped."""
-    model = {"name": "neonatal-t1t2", "description": "Eight tissues from T1 and T2, 36 to 44 weeks.", "hash": "1" * 64}
+    shipped = find_model()
+    model = {"name": shipped.name, "description": shipped.description, "hash": shipped.hash}
     cpu = [device for device in hello["devices"] if device["name"] == "cpu"]
     return {**hello, "devices": cpu, "models": [model], "default_model": "neonatal-t1t2"}
 
