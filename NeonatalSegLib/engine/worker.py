@@ -110,8 +110,9 @@ class Worker:
 
     def run(self) -> NoReturn:
         """Serve until the process ends; ``leave`` is the only way out."""
-        threading.Thread(target=self._read, name="reader", daemon=True).start()
+        # Before the reader starts: it ends the process where the pipe is closed already.
         self._outlet.send(0, protocol.READY, {"pid": os.getpid(), "protocol": protocol.PROTOCOL_VERSION})
+        threading.Thread(target=self._read, name="reader", daemon=True).start()
         while True:
             self._serve(self._jobs.get())
 
