@@ -1,0 +1,108 @@
+"""What a study's raters have completed, scan by scan, verified: the input of fine-tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from NeonatalSegLib.annotation_record import NOTE, Record, Saved, laid_in, mask_of, read_record
+from NeonatalSegLib.budget import PlannedSlice
+from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.geometry import Grid
+from NeonatalSegLib.study_folder import Study, StudyScan, note_of, read_labels, read_study
+
+
+@dataclass(frozen=True)
+class AnnotatedScan:
+    """One scan with completed slices.
+
+    Attributes:
+        labels: (z, y, x) uint8 on ``grid``; meaningful in ``slices`` alone, 0 elsewhere.
+        slices: the completed ones, in the order of the plan.
+        raters: whose slices these are.
+    """
+
+    name: str
+    t1: Path | None
+    t2: Path | None
+    age_weeks: float | None
+    grid: Grid
+    labels: np.ndarray
+    slices: tuple[PlannedSlice, ...]
+    raters: tuple[str, ...]
+
+    @property
+    def mask(self) -> np.ndarray:
+        """(z, y, x) uint8, 1 where ``labels`` are annotations."""
+        return mask_of(self.grid, self.slices)
+
+
+def read_annotations(folder: str | Path, raters: Sequence[str] | None = None) -> list[AnnotatedScan]:
+    """The scans of a study that have completed slices; works while raters are at work and in a read-only folder.
+
+    Where two raters completed the same slice, and where slices cross, the newest completion wins.
+
+    Args:
+        raters: whose slices count; default all.
+
+    Raises:
+        NeonatalSegError: no study, no such rater, no slice complete, an image missing or on another grid than the
+            plan's, a damaged ledger, an unknown label, or a label map that another program moved or changed.
+    """
+    study = read_study(folder)
+    there = study.raters()
+    names = there if raters is None else list(dict.fromkeys(raters))
+    if missing := [name for name in names if name not in there]:
+        raise NeonatalSegError(
+            f"{missing[0]} has annotated nothing in the study {study.folder}: its raters are "
+            f"{', '.join(there) or 'none'}."
+        )
+    records = {name: read_record(study, name)[0] for name in names}
+    if not any(record.done for record in records.values()):
+        raise NeonatalSegError(
+            f"No slice is completed in the study {study.folder}"
+            + (f" by {', '.join(names)}" if raters is not None else "")
+            + ": complete one at least."
+        )
+    found = (_annotated(study, scan, records) for scan in study.scans)
+    return [scan for scan in found if scan is not None]
+
+
+def _annotated(study: Study, scan: StudyScan, records: dict[str, Record]) -> AnnotatedScan | None:
+    completed = [saved for record in records.values() for saved in record.of_scan(scan.name)[1]]
+    if not completed:
+        return None
+    study.check_images(scan)
+    for rater, record in records.items():
+        _check_label_map(study, rater, record, scan.name)
+    newest: dict[str, Saved] = {}
+    for saved in sorted(completed, key=lambda saved: saved.time):  # stable: within one ledger its order
+        newest.pop(saved.slice.key, None)
+        newest[saved.slice.key] = saved
+    grid = study.plan.grids[scan.name]
+    labels = laid_in(np.zeros(grid.shape, np.uint8), grid, newest.values())
+    slices = tuple(planned for planned in study.plan.for_scan(scan.name) if planned.key in newest)
+    whose = tuple(sorted({saved.rater for saved in newest.values()}))
+    return AnnotatedScan(scan.name, scan.t1, scan.t2, scan.age_weeks, grid, labels, slices, whose)
+
+
+def _check_label_map(study: Study, rater: str, record: Record, scan: str) -> None:
+    """Refuse a label map that another program changed: its user would think that the changes count."""
+    path, grid = study.rater_folder(rater) / f"{scan}_dseg.nii.gz", study.plan.grids[scan]
+    completed = record.of_scan(scan)[1]
+    if not path.exists() or not completed:
+        return
+    note = note_of(path)
+    if note.startswith(NOTE) and note != record.note(scan):
+        return  # from before a kill, or just being replaced: the ledger is ahead of it
+    labels = read_labels(path, grid)
+    inside = mask_of(grid, (saved.slice for saved in completed)).astype(bool)
+    expected = laid_in(np.zeros_like(labels), grid, completed)
+    if (labels != expected)[inside].any() and note_of(path) == note:
+        raise NeonatalSegError(
+            f"The label map {path} was changed by another program: it differs from the slices that {rater} completed. "
+            "Make the changes in those slices of the study; to use what was completed, move this file away."
+        )

@@ -1,0 +1,399 @@
+"""Annotating planned slices: every completed slice is on disk at once, and a study resumes where it stopped.
+
+A rater's folder holds ``ledger.jsonl``, one line for every slice begun, done, skipped, flagged or reopened (see
+:mod:`NeonatalSegLib.annotation_record`). The line of a completed slice carries its labels; it is on the medium before
+:meth:`Project.complete` returns, and it alone decides what is completed. ``<scan>_dseg.nii.gz`` (the pre-fill with the
+completed slices in it) and ``<scan>_desc-annotated_mask.nii.gz`` (1 in completed slices) are made from it for other
+programs: staged before the line, moved to their places after it, made again on opening where a kill came between.
+
+Two completed slices that cross: each keeps all its labels in the ledger, and where both lie the label map shows those
+completed last. A slice that loses voxels to another stays completed, and has them back when the other is reopened.
+
+Example:
+    >>> with Project.open("study", "Anna") as project:  # doctest: +SKIP
+    ...     while (key := project.next_key()) is not None:
+    ...         project.start(key)
+    ...         labels = edit(project.prefill(key, "model"))
+    ...         project.complete(key, labels, seconds=60.0)
+    >>> scans = read_annotations("study")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from NeonatalSegLib import durable
+from NeonatalSegLib.annotated import AnnotatedScan, read_annotations
+from NeonatalSegLib.annotation_record import (
+    NOTE,
+    Record,
+    Saved,
+    SliceItem,
+    check_plane,
+    laid_in,
+    mask_of,
+    plane_shape,
+    read_record,
+)
+from NeonatalSegLib.budget import Plan, plane
+from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.geometry import Grid
+from NeonatalSegLib.study_folder import (
+    FORMAT,
+    Study,
+    StudyScan,
+    check_name,
+    create_project,
+    note_of,
+    read_study,
+    stage_labels,
+)
+
+__all__ = [
+    "AnnotatedScan", "Project", "SliceItem", "StudyProgress", "StudyScan", "create_project", "read_annotations",
+]  # fmt: skip
+PREFILLS = ("model", "empty", "neighbour")
+LEFT = ("to do", "in progress")
+
+
+@dataclass(frozen=True)
+class StudyProgress:
+    """How far a rater is: slices done, of how many (without those skipped or flagged), and the time left if known."""
+
+    done: int
+    total: int
+    seconds_left: float | None
+
+    @property
+    def text(self) -> str:
+        """For instance "7 of 33 slices, about 24 min left"."""
+        text = f"{self.done} of {self.total} slices"
+        if self.done >= self.total or self.seconds_left is None:
+            return text
+        minutes = max(1, round(self.seconds_left / 60))
+        hours = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+        return f"{text}, about {hours} left"
+
+
+class Project:
+    """A study as one rater works on it; made by :meth:`open`.
+
+    Planes are 2D uint8 arrays with labels 0-9, cut from an array (z, y, x) by :func:`NeonatalSegLib.budget.plane`.
+
+    Attributes:
+        warnings: in words, what was put right on opening or could not be brought up to date.
+    """
+
+    @classmethod
+    def open(cls, folder: str | Path, rater: str) -> Project:
+        """Begin or go on with a study.
+
+        Raises:
+            NeonatalSegError: no study, a name that cannot be a folder's, this rater has it open already, the folder
+                cannot be written, or the ledger is damaged.
+        """
+        study = read_study(folder)
+        check_name(rater, "rater")
+        place = study.rater_folder(rater)
+        if other := [name for name in study.raters() if name != rater and name.lower() == rater.lower()]:
+            raise NeonatalSegError(f"There is a rater {other[0]!r} already: choose that name or one that differs more.")
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            lock = durable.Lock(place / "lock")
+            durable.sync_folder(place.parent)
+            durable.sync_folder(study.folder)
+        except BlockingIOError as error:
+            raise NeonatalSegError(
+                f"{rater} has this study open already, in {error}. Close it there, or open it under another name."
+            ) from error
+        except OSError as error:
+            raise NeonatalSegError(
+                f"The study {study.folder} cannot be written ({error.strerror or error}): what was annotated in it can "
+                "be read, but not continued. Copy the study to a folder that can be written."
+            ) from error
+        try:
+            return cls(study, rater, lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    def __init__(self, study: Study, rater: str, lock: durable.Lock) -> None:
+        self.study = study
+        self.rater = rater
+        self.warnings: list[str] = []
+        self._place = study.rater_folder(rater)
+        self._lock: durable.Lock | None = lock
+        self._record, length = read_record(study, rater)
+        self._ledger = durable.Ledger(self._place / "ledger.jsonl", length)
+        self._base: tuple[str, np.ndarray] | None = None  # of the last scan only: a study may have many
+        self._given: dict[str, np.ndarray] = {}  # the pre-fill that a slice was begun with
+        self._starts: dict[str, str] = {}
+        self._put_right()
+
+    def __enter__(self) -> Project:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let others open the study under this name; a second call does nothing."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    # ---------------------------------------------------------------- what there is
+
+    @property
+    def plan(self) -> Plan:
+        return self.study.plan
+
+    @property
+    def scans(self) -> tuple[StudyScan, ...]:
+        return self.study.scans
+
+    @property
+    def items(self) -> list[SliceItem]:
+        """All planned slices, in the order of the plan."""
+        return list(self._record.items.values())
+
+    def item(self, key: str) -> SliceItem:
+        """One slice; NeonatalSegError where the plan does not hold it."""
+        if key not in self._record.items:
+            raise NeonatalSegError(f"The study's plan holds no slice {key!r}.")
+        return self._record.items[key]
+
+    def next_key(self, after: str | None = None) -> str | None:
+        """The next slice that is to do or in progress, None where nothing is left.
+
+        It is looked for behind ``after``, then from the beginning; without ``after`` what is in progress comes first.
+        """
+        items = self.items
+        if after is not None:
+            place = 1 + [item.slice.key for item in items].index(self.item(after).slice.key)
+            items = items[place:] + items[:place]
+        left = [item for item in items if item.state in LEFT]
+        if after is None:
+            left.sort(key=lambda item: item.state != "in progress")
+        return left[0].slice.key if left else None
+
+    def previous_key(self, before: str) -> str | None:
+        """The slice before this one in the plan, whatever its state; None at the beginning."""
+        keys = list(self._record.items)
+        place = keys.index(self.item(before).slice.key)
+        return keys[place - 1] if place else None
+
+    def progress(self) -> StudyProgress:
+        """Slices done and the time left: the median of this rater's times for every slice left."""
+        states = [item.state for item in self.items]
+        done, left = states.count("done"), sum(state in LEFT for state in states)
+        times = self._record.times
+        return StudyProgress(done, done + left, median(times) * left if times else None)
+
+    # ---------------------------------------------------------------- labels
+
+    def prefill(self, key: str, mode: str) -> np.ndarray:
+        """Labels to start a slice from; voxels that a completed slice crosses have that slice's labels.
+
+        Args:
+            mode: "model" (the prediction that the study was made with), "empty", or "neighbour" (the nearest completed
+                slice of this scan and axis; the prediction where there is none).
+        """
+        planned, grid = self.item(key).slice, self._grid(key)
+        cut = plane(grid, planned.axis, planned.index)
+        if mode not in PREFILLS:
+            raise NeonatalSegError(f"There is no pre-fill {mode!r}: choose {', '.join(PREFILLS)}.")
+        done = [saved for saved in self._record.of_scan(planned.scan)[1] if saved.slice.key != key]
+        parallel = [saved for saved in done if saved.slice.axis == planned.axis]
+        if mode == "empty":
+            start = np.zeros(plane_shape(grid, planned), np.uint8)
+        elif mode == "neighbour" and parallel:
+            start = min(parallel, key=lambda saved: abs(saved.slice.index - planned.index)).labels.copy()
+        else:
+            start = self._start_of(planned.scan)[cut].copy()
+        crossed = mask_of(grid, (saved.slice for saved in done))[cut].astype(bool)
+        start[crossed] = laid_in(self._start_of(planned.scan), grid, done)[cut][crossed]
+        self._given[key] = start
+        return start.copy()
+
+    def label_plane(self, key: str) -> np.ndarray:
+        """A slice of the label map as it is saved."""
+        planned = self.item(key).slice
+        return self.label_map(planned.scan)[plane(self._grid(key), planned.axis, planned.index)].copy()
+
+    def label_map(self, scan: str) -> np.ndarray:
+        """(z, y, x): the pre-fill, with the labels of reopened slices and over them those of completed ones."""
+        return self._label_map(self._record, scan)
+
+    def annotated_mask(self, scan: str) -> np.ndarray:
+        """(z, y, x) uint8: 1 in the completed slices of a scan."""
+        return self._mask(self._record, scan)
+
+    # ---------------------------------------------------------------- work
+
+    def start(self, key: str) -> None:
+        """Work on a slice begins; NeonatalSegError where it is completed (reopen it first)."""
+        state = self.item(key).state
+        if state == "done":
+            raise NeonatalSegError(f"The slice {key} is completed: reopen it to change it.")
+        self._starts[key] = durable.now()
+        if state != "in progress":
+            self._commit(key, "started")
+
+    def complete(self, key: str, labels: np.ndarray, seconds: float) -> None:
+        """Keep a slice's labels; they are on the medium when this returns. A completed slice is replaced.
+
+        Args:
+            labels: (rows, columns) of the plane, whole numbers 0-9.
+            seconds: worked on it since it was started or reopened.
+
+        Raises:
+            NeonatalSegError: labels of the wrong shape or unknown, no such slice, or the disk is full; nothing changed.
+        """
+        labels = check_plane(labels, seconds, self.item(key).slice, self._grid(key))
+        given = self._given.get(key)
+        changed = np.count_nonzero(labels != (self.prefill(key, "model") if given is None else given))
+        time = durable.now()
+        saved = Saved.of(self.item(key).slice, self.rater, time, labels)
+        facts = {"start": self._starts.get(key, time), "seconds": round(float(seconds), 3), "changed": int(changed)}
+        self._commit(key, "done", {"time": time, **facts, **saved.to_line()}, saved)
+        self._given.pop(key, None)
+        self._starts.pop(key, None)
+
+    def save_draft(self, key: str, labels: np.ndarray, seconds: float) -> None:
+        """Keep what was changed in a slice that is left unfinished: it stays in progress, outside the annotated mask.
+
+        Going on, the slice starts from :meth:`label_plane`, and its time from ``SliceItem.draft_seconds``.
+
+        Args:
+            labels, seconds: as :meth:`complete`; the seconds of earlier drafts are in them.
+
+        Raises:
+            NeonatalSegError: as :meth:`complete`, or where the slice is not in progress; nothing changed.
+        """
+        if (state := self.item(key).state) != "in progress":
+            raise NeonatalSegError(f"The slice {key} is {state}, not in progress: there is no draft of it to keep.")
+        labels = check_plane(labels, seconds, self.item(key).slice, self._grid(key))
+        saved = Saved.of(self.item(key).slice, self.rater, durable.now(), labels)
+        facts = {"seconds": round(float(seconds), 3), **saved.to_line()}
+        self._commit(key, "drafted", {"time": saved.time, **facts}, saved)
+
+    def skip(self, key: str) -> None:
+        """Leave a slice out; one that was completed leaves the annotated mask."""
+        self._commit(key, "skipped")
+
+    def flag(self, key: str, note: str) -> None:
+        """Put a slice aside with a note; one that was completed leaves the annotated mask."""
+        self._commit(key, "flagged", {"note": note})
+
+    def reopen(self, key: str) -> None:
+        """Take a slice back: it leaves the annotated mask except where a completed slice crosses it.
+
+        Its labels stay, as :meth:`label_plane` shows them, to go on from.
+        """
+        self._commit(key, "reopened")
+
+    # ---------------------------------------------------------------- disk
+
+    def _commit(self, key: str, event: str, facts: Mapping[str, Any] = {}, saved: Saved | None = None) -> None:
+        scan = self.item(key).slice.scan
+        if self._lock is None:
+            raise NeonatalSegError(f"The study {self.study.folder} was closed: open it again to work on it.")
+        line = {"format": FORMAT, "slice": key, "rater": self.rater, "event": event, "time": durable.now(), **facts}
+        after = self._record.copy()
+        after.apply(line, saved)
+        staged: list[tuple[Path, Path]] = []
+        try:
+            if after.note(scan) != self._record.note(scan):
+                self._stage_files(staged, after, scan, mask_first=saved is None)
+            self._ledger.append(line)
+        except OSError as error:
+            for part, _ in staged:
+                with contextlib.suppress(OSError):
+                    part.unlink(missing_ok=True)
+            raise NeonatalSegError(
+                f"The slice {key} could not be saved in {self._place} ({error.strerror or error}). Nothing that was "
+                "saved before is lost: free space or bring the folder back, then try again."
+            ) from error
+        self._record = after
+        self._put(staged)
+
+    def _stage_files(self, staged: list[tuple[Path, Path]], record: Record, scan: str, *, mask_first: bool) -> None:
+        """Write label map and mask beside their places, into ``staged`` in the order in which to move them.
+
+        A slice that comes is in the label map first, one that goes leaves the mask first: so what the mask shows is
+        completed also between the moves.
+        """
+        grid = self.plan.grids[scan]
+        labels, mask = self._paths(scan)
+        maps = [(labels, self._label_map(record, scan)), (mask, self._mask(record, scan))]
+        for path, array in reversed(maps) if mask_first else maps:
+            staged.append((stage_labels(path, array, grid, record.note(scan)), path))
+
+    def _put(self, staged: Sequence[tuple[Path, Path]]) -> None:
+        try:
+            for part, path in staged:
+                durable.put(part, path)
+            if staged:
+                durable.sync_folder(self._place)
+        except OSError as error:
+            self.warnings.append(
+                f"{path} could not be brought up to date ({error.strerror or error}); the slices are safe in the "
+                "ledger, and the file follows with the next slice. Close the program that has it open."
+            )
+
+    def _put_right(self) -> None:
+        """Make label maps and masks again that a kill kept from following the ledger."""
+        for part in self._place.glob(".part-*"):
+            part.unlink(missing_ok=True)
+        for scan in (s.name for s in self.scans):
+            note, known = self._record.note(scan), any(self._record.of_scan(scan))
+            found = {path: note_of(path) for path in self._paths(scan) if path.exists()}
+            if (known and list(found.values()) == [note, note]) or not (known or found):
+                continue
+            for path, its_note in found.items():
+                if not (known and its_note.startswith(NOTE)):
+                    self._set_aside(path)
+            if known:
+                staged: list[tuple[Path, Path]] = []
+                try:
+                    self._stage_files(staged, self._record, scan, mask_first=False)
+                except OSError as error:
+                    self.warnings.append(
+                        f"{self._place} cannot hold the label map of {scan}: {error.strerror or error}."
+                    )
+                self._put(staged)
+
+    def _set_aside(self, path: Path) -> None:
+        """Keep what another program wrote; the ledger knows nothing of it."""
+        number = 1
+        while (kept := path.with_name(f"{path.name.removesuffix('.nii.gz')}-changed{number}.nii.gz")).exists():
+            number += 1
+        durable.put(path, kept)
+        self.warnings.append(f"{path} was changed by another program. It is kept as {kept.name}, but not used.")
+
+    def _paths(self, scan: str) -> tuple[Path, Path]:
+        return self._place / f"{scan}_dseg.nii.gz", self._place / f"{scan}_desc-annotated_mask.nii.gz"
+
+    def _grid(self, key: str) -> Grid:
+        return self.plan.grids[self.item(key).slice.scan]
+
+    def _start_of(self, scan: str) -> np.ndarray:
+        """The study's pre-fill of a scan."""
+        if self._base is None or self._base[0] != scan:
+            self._base = scan, self.study.prefill(scan)
+        return self._base[1]
+
+    def _label_map(self, record: Record, scan: str) -> np.ndarray:
+        drafts, done = record.of_scan(scan)
+        return laid_in(self._start_of(scan), self.plan.grids[scan], [*drafts, *done])
+
+    def _mask(self, record: Record, scan: str) -> np.ndarray:
+        return mask_of(self.plan.grids[scan], (saved.slice for saved in record.of_scan(scan)[1]))

@@ -1,0 +1,197 @@
+"""Commands on studies that are annotated slice by slice; ``cli.py`` registers them. Heavy imports inside commands."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from NeonatalSegLib.errors import NeonatalSegError
+
+if TYPE_CHECKING:
+    from NeonatalSegLib.budget import Plan
+    from NeonatalSegLib.finetuning import FineTuned
+    from NeonatalSegLib.study_folder import StudyScan
+
+Model = Annotated[Optional[str], typer.Option(help="Name or folder of a model; default: the accepted one.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+def budget(
+    out: Annotated[Optional[Path], typer.Option(help="Folder of the new study; missing or empty.")] = None,
+    amount: Annotated[float, typer.Option(help="Number of slices, or percent of the slices in the extent.")] = 10.0,
+    unit: Annotated[
+        str,
+        typer.Option(
+            help="slices or percent. Percent: of the slices in the chosen extent of the chosen axis; with the axis "
+            "'mixed' of the mean of the three axes."
+        ),
+    ] = "percent",
+    per: Annotated[str, typer.Option(help="scan (each gets the budget) or study (spread evenly over scans).")] = "scan",
+    axis: Annotated[
+        str, typer.Option(help="sagittal, coronal, axial, random (one axis a scan) or mixed (all three).")
+    ] = "axial",
+    selection: Annotated[
+        str, typer.Option(help="equidistant, random, foreground-random or uncertainty.")
+    ] = "equidistant",
+    extent: Annotated[
+        str, typer.Option(help="brain (slices with at least 1 cm2 of it) or central (central 90 % of the axis).")
+    ] = "brain",
+    min_gap: Annotated[float, typer.Option(help="mm between chosen slices of one axis (for uncertainty).")] = 4.0,
+    cap: Annotated[Optional[int], typer.Option(help="Never more slices of one scan.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same slices.")] = 0,
+    bids: Annotated[Optional[Path], typer.Option(help="BIDS folder: every session with a T1w or T2w.")] = None,
+    scans: Annotated[
+        Optional[Path],
+        typer.Option("--list", help="TSV with the columns name, t1, t2, age_weeks (paths may be empty)."),
+    ] = None,
+    t1: Annotated[Optional[Path], typer.Option(help="One scan: T1 image, or a folder with one DICOM series.")] = None,
+    t2: Annotated[Optional[Path], typer.Option(help="One scan: T2 image, or a folder with one DICOM series.")] = None,
+    name: Annotated[Optional[str], typer.Option(help="One scan: its name; default: from the file name.")] = None,
+    age: Annotated[Optional[float], typer.Option(help="One scan: post-menstrual age in weeks.")] = None,
+    prefill: Annotated[str, typer.Option(help="model (its prediction waits on every slice) or empty.")] = "model",
+    plan_only: Annotated[bool, typer.Option("--plan-only", help="Show the slices, write nothing.")] = False,
+    model: Model = None,
+    device: Device = "auto",
+) -> None:
+    """Choose the slices to annotate and make the study's folder for them."""
+    from NeonatalSegLib.budget import BudgetSettings
+
+    settings = BudgetSettings(amount, unit, per, axis, selection, extent, seed, min_gap, cap)  # bad input first
+    from NeonatalSegLib.study import check_folder, check_scans, needs_model, plan_study, start_study
+
+    found = _scans(bids, scans, t1, t2, name, age)
+    if out is not None:
+        check_folder(out)
+    elif not plan_only:
+        raise NeonatalSegError("Give --out with a new folder for the study, or --plan-only.")
+    check_scans(found)
+    segmenter = None
+    if needs_model(settings, prefill):
+        from NeonatalSegLib.inference import Segmenter
+        from NeonatalSegLib.models import find_model
+
+        segmenter = Segmenter(find_model(model), device)
+    if out is None or plan_only:
+        planned = plan_study(found, settings, segmenter=segmenter, prefill=prefill, progress=_progress_line)
+        _tell(planned.plan, planned.warnings, reasons=True)
+        return
+    started = start_study(out, found, settings, segmenter=segmenter, prefill=prefill, progress=_progress_line)
+    _tell(started.plan, started.warnings, reasons=False)
+    typer.echo(f"Study: {started.folder}")
+
+
+def finetune(
+    study: Annotated[Path, typer.Argument(help="Folder of the study, as `neonatalseg budget` or the panel makes it.")],
+    strategy: Annotated[str, typer.Option(help="none, shallow, medium, deep, full or scratch.")] = "full",
+    steps: Annotated[Optional[int], typer.Option(help="Optimiser steps; default: for minutes on one machine.")] = None,
+    rater: Annotated[Optional[list[str]], typer.Option(help="Whose slices; may be given again. Default: all.")] = None,
+    rehearsal: Annotated[
+        Optional[Path],
+        typer.Option(help="Prepared arrays of source cases (`train --cache-only`); default: synthetic newborns."),
+    ] = None,
+    no_rehearsal: Annotated[bool, typer.Option("--no-rehearsal", help="Learn from the new slices alone.")] = False,
+    config: Annotated[Optional[Path], typer.Option(help="More settings (JSON, see FineTuningSettings).")] = None,
+    seed: Annotated[int, typer.Option(help="Of patches, and of which slices are held out.")] = 0,
+    accept: Annotated[bool, typer.Option("--accept", help="Make the new model the default at once.")] = False,
+    model: Model = None,
+    device: Device = "auto",
+) -> None:
+    """Fine-tune a model on the completed slices of a study; the new model waits as a candidate (see `models`)."""
+    import json
+
+    from NeonatalSegLib.strategies import check_strategy
+
+    check_strategy(strategy)  # bad input is told before the network's libraries load
+    try:
+        given = json.loads(config.read_text(encoding="utf-8")) if config else {}
+    except (OSError, ValueError) as error:
+        raise NeonatalSegError(f"The settings {config} could not be read: {error}.") from error
+    from NeonatalSegLib.annotated import read_annotations
+
+    annotated = read_annotations(study, rater)
+    from NeonatalSegLib import finetuning, store
+    from NeonatalSegLib.adaptation import FineTuningSettings
+    from NeonatalSegLib.models import find_model
+
+    given |= {"strategy": strategy, "seed": seed}
+    given |= {"steps": steps} if steps else {}
+    given |= {"rehearsal": 0.0} if no_rehearsal else {}
+    tuned = finetuning.finetune(
+        find_model(model),
+        annotated,
+        FineTuningSettings.from_json(given),
+        rehearsal=finetuning.read_rehearsal(rehearsal) if rehearsal else None,
+        device=device,
+        report=lambda stage, fraction, facts: _progress_line(stage, fraction),
+    )
+    _tell_tuned(tuned)
+    if tuned.settings.strategy != "none":
+        made = tuned.save()
+        typer.echo(f"New model: {made.name} in {made.folder}")
+        if accept:
+            store.accept(made.name)
+        hint = "it is now the default" if accept else f"a candidate: `neonatalseg models accept {made.name}` to use it"
+        typer.echo(f"{made.name} is {hint}.")
+
+
+def _tell_tuned(tuned: FineTuned) -> None:
+    """Before and after, tissue by tissue, and what else is to be known."""
+    facts = tuned.lineage()
+    for warning in tuned.adapted.warnings:
+        typer.echo(f"Warning: {warning}", err=True)
+    typer.echo(
+        f"{facts['strategy']}: {facts['parameters_trained']} of {facts['parameters_total']} parameters trained "
+        f"({tuned.adapted.selection.percent:.1f} %) on {len(tuned.learned)} slices in {facts['seconds']:.0f} s; "
+        f"{len(tuned.held_out)} slices held out"
+    )
+    typer.echo(f"{'DSC on the held-out slices':<28}{'before':>8}{'after':>8}")
+    for key, before in [*facts["before"].items(), ("mean", facts["before_mean"])]:
+        after = facts["after_mean"] if key == "mean" else facts["after"][key]
+        cells = ["not measured" if value is None else f"{value:.3f}" for value in (before, after)]
+        typer.echo(f"{key:<28}{cells[0]:>8}{cells[1]:>8}")
+    if facts["source_before"] is not None:
+        typer.echo(f"{'old domain (guard)':<28}{facts['source_before']:>8.3f}{facts['source_after']:>8.3f}")
+
+
+def _scans(
+    bids: Path | None, table: Path | None, t1: Path | None, t2: Path | None, name: str | None, age: float | None
+) -> list[StudyScan]:
+    from NeonatalSegLib.batch import scans_of_bids, scans_of_list
+    from NeonatalSegLib.scan import scan_name
+    from NeonatalSegLib.study_folder import StudyScan
+
+    single = t2 or t1
+    if sum(source is not None for source in (bids, table, single)) != 1:
+        raise NeonatalSegError("Give one of these: --bids with a folder, --list with a table, or --t1 and/or --t2.")
+    if single:
+        return [StudyScan(name or scan_name(single), t1, t2, age)]
+    found = scans_of_bids(bids) if bids else scans_of_list(table) if table else []
+    return [StudyScan(scan.name, scan.t1, scan.t2, scan.age_weeks) for scan in found]
+
+
+def _tell(plan: Plan, warnings: tuple[str, ...], *, reasons: bool) -> None:
+    """Slices per scan and axis, or each with its reason."""
+    from NeonatalSegLib.budget import AXES
+
+    for warning in warnings:
+        typer.echo(f"Warning: {warning}", err=True)
+    if reasons:
+        for s in plan.slices:
+            typer.echo(f"{s.key:<40}{s.position_mm:8.1f} mm  {s.reason}")
+    width = max(len(name) for name in plan.grids) + 2
+    typer.echo("scan".ljust(width) + "".join(f"{axis:>10}" for axis in (*AXES, "all")))
+    for name in plan.grids:
+        axes = [s.axis for s in plan.for_scan(name)]
+        counts = [*(axes.count(axis) for axis in AXES), len(axes)]
+        typer.echo(name.ljust(width) + "".join(f"{count:>10}" for count in counts))
+    scans = len({s.scan for s in plan.slices})
+    typer.echo(f"{len(plan.slices)} slices to annotate in {scans} {'scan' if scans == 1 else 'scans'}")
+
+
+def _progress_line(stage: str, fraction: float) -> None:
+    if sys.stderr.isatty():
+        end = "\n" if fraction >= 1 else ""
+        print(f"\r{stage:<24}{100 * fraction:3.0f} %", end=end, file=sys.stderr, flush=True)

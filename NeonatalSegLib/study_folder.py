@@ -1,0 +1,334 @@
+"""The folder of an annotation study: its scans, its plan, the pre-fill of every scan, and one folder a rater.
+
+``study.json`` (scans, ages, which model pre-filled), ``plan.json``, ``scans/`` (copies of images, where wanted),
+``prefill/<scan>_dseg.nii.gz`` and ``raters/<rater>/`` (see :mod:`NeonatalSegLib.annotation`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from NeonatalSegLib import __version__, durable
+from NeonatalSegLib.budget import Plan, read_plan
+from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.geometry import Grid
+from NeonatalSegLib.nifti import is_whole
+from NeonatalSegLib.scan import read_image
+from NeonatalSegLib.tissues import NUMBER_OF_CLASSES
+
+FORMAT = 1  # of study.json and the ledgers; raised when an older reader would misread them
+CREATING = ".creating"  # there while a study is made: what lies beside it is unfinished and may be removed
+MAY_BE_THERE = {"scans", ".DS_Store", "Thumbs.db", "desktop.ini"}
+RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+
+
+@dataclass(frozen=True)
+class StudyScan:
+    """One scan of a study: files (or DICOM folders) of T1, T2 or both, and the post-menstrual age where known."""
+
+    name: str
+    t1: Path | None
+    t2: Path | None
+    age_weeks: float | None = None
+
+    @property
+    def reference(self) -> Path:
+        """The image on whose grid annotations lie: T2 where there is one, else T1."""
+        path = self.t2 if self.t2 is not None else self.t1
+        assert path is not None  # create_project and read_study refuse a scan without images
+        return path
+
+
+@dataclass(frozen=True)
+class Study:
+    """What lies in a study's folder apart from the raters' work.
+
+    Attributes:
+        facts: what its maker noted, for instance model_name and model_hash of the pre-fill.
+    """
+
+    folder: Path
+    plan: Plan
+    scans: tuple[StudyScan, ...]
+    facts: Mapping[str, Any]
+
+    def prefill(self, scan: str) -> np.ndarray:
+        """The labels (z, y, x) uint8 from which annotation of a scan starts; zeros where there are none."""
+        grid, path = self.plan.grids[scan], self.folder / "prefill" / f"{scan}_dseg.nii.gz"
+        return read_labels(path, grid) if path.exists() else np.zeros(grid.shape, np.uint8)
+
+    def rater_folder(self, rater: str) -> Path:
+        return self.folder / "raters" / rater
+
+    def raters(self) -> list[str]:
+        """Who has begun, sorted by name."""
+        return sorted(path.parent.name for path in self.folder.glob("raters/*/ledger.jsonl"))
+
+    def check_images(self, scan: StudyScan) -> None:
+        """Make sure that a scan's images are where the study says, on the grid for which the plan was made.
+
+        Raises:
+            NeonatalSegError: missing, unreadable, or of another size or position.
+        """
+        for path in (scan.t1, scan.t2):
+            if path is not None and not path.exists():
+                raise NeonatalSegError(
+                    f"The scan {scan.name} of this study is missing: there is no {path}. Put it back, or correct its "
+                    f"path in {self.folder / 'study.json'}."
+                )
+        self.plan.check_scan(scan.name, grid_of(scan.reference))
+
+
+def create_project(
+    folder: str | Path,
+    plan: Plan,
+    scans: Sequence[StudyScan],
+    prefills: Mapping[str, np.ndarray] = {},
+    facts: Mapping[str, Any] = {},
+) -> None:
+    """Make a study in ``folder``, which is missing or empty (a folder ``scans`` with copies of images may be there).
+
+    Args:
+        prefills: labels (z, y, x), 0-9, on the scan's grid, by scan; scans without start empty.
+        facts: kept in study.json; anything that JSON can hold.
+
+    Raises:
+        NeonatalSegError: another study or other files are there, the folder cannot be written, the plan knows other
+            scans, a name that cannot be a file's, a scan without images, or a pre-fill of the wrong shape or labels.
+            Nothing is left behind.
+    """
+    folder = Path(folder)
+    _check_study(plan, scans, prefills)
+    text = _study_json(folder, scans, facts)
+    new = not folder.exists()
+    try:
+        try:
+            _clear(folder)
+            _write_study(folder, plan, prefills, text)
+        except BaseException:
+            if new:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+            raise
+    except OSError as error:
+        raise NeonatalSegError(
+            f"No study could be made in {folder} ({error.strerror or error}): choose a folder that can be written, "
+            "with free space."
+        ) from error
+
+
+def read_study(folder: str | Path) -> Study:
+    """Read the fixed part of a study; works in a folder that cannot be written.
+
+    Raises:
+        NeonatalSegError: no study, a damaged one, or one made by a newer version.
+    """
+    folder = Path(folder)
+    path = folder / "study.json"
+    try:
+        text = json.loads(path.read_text(encoding="utf-8"))
+        if int(text["format"]) > FORMAT:
+            raise NeonatalSegError(f"The study in {folder} has the format {text['format']}: update NeonatalSeg.")
+        scans = tuple(
+            StudyScan(entry["name"], _path_in(folder, entry["t1"]), _path_in(folder, entry["t2"]), entry["age_weeks"])
+            for entry in text["scans"]
+        )
+        facts = dict(text["facts"])
+    except FileNotFoundError as error:
+        raise NeonatalSegError(f"{folder} holds no study: there is no study.json in it.") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NeonatalSegError(f"{path} could not be read as a study ({error}). Restore it from a backup.") from error
+    plan = read_plan(folder / "plan.json")
+    _check_study(plan, scans, {})
+    return Study(folder, plan, scans, facts)
+
+
+def check_name(name: str, what: str) -> None:
+    """Refuse in words what cannot be part of a file's name on every system."""
+    allowed = all(c.isalnum() or c in " -_." for c in name) and name == name.strip(" .") and len(name) <= 80
+    if not name or not allowed or name.split(".")[0].lower() in RESERVED or not name.isprintable():
+        raise NeonatalSegError(
+            f"{name!r} cannot be the name of a {what}: use letters, digits, blank, '-', '_' and '.', at most 80, with "
+            "neither blank nor dot at its ends."
+        )
+
+
+def read_labels(path: Path, grid: Grid) -> np.ndarray:
+    """A label map (z, y, x) uint8 that must lie on ``grid``.
+
+    Raises:
+        NeonatalSegError: unreadable, on another grid, or with a label that is not 0-9.
+    """
+    image = read_image(path)
+    if image.GetDimension() != 3 or not Grid.of(image).is_like(grid):
+        raise NeonatalSegError(
+            f"The label map {path} lies on another grid than its scan: expected {' x '.join(map(str, grid.size))} "
+            "voxels at the same place. Put back the original file."
+        )
+    array = sitk.GetArrayFromImage(image)
+    check_labels(array, str(path))
+    return array.astype(np.uint8)
+
+
+def check_labels(array: np.ndarray, what: str) -> None:
+    """Refuse in words labels that are not 0-9."""
+    if array.dtype.kind in "ub" and array.max(initial=0) < NUMBER_OF_CLASSES:  # quick: most are uint8 and good
+        return
+    wrong = array[~np.isin(array, np.arange(NUMBER_OF_CLASSES))]
+    if wrong.size:
+        raise NeonatalSegError(
+            f"{what} holds the unknown label {wrong.flat[0]:g}: expected 0 to {NUMBER_OF_CLASSES - 1}."
+        )
+
+
+def stage_labels(path: Path, array: np.ndarray, grid: Grid, note: str = "") -> Path:
+    """Write uint8 ``array`` (z, y, x) on ``grid`` as gzipped NIfTI beside ``path``, check and sync it.
+
+    Args:
+        note: kept in the header, at most 79 characters; :func:`note_of` gives it back.
+
+    Returns:
+        The temporary file, to be moved by :func:`durable.put`.
+
+    Raises:
+        OSError: it could not be written whole, or not on this grid.
+    """
+
+    def write(part: Path) -> None:
+        image = grid.image(array)
+        image.SetMetaData("ITK_FileNotes", note)
+        try:
+            sitk.WriteImage(image, str(part), useCompression=True, compressionLevel=1)
+        except RuntimeError as error:
+            raise OSError(errno.EIO, str(error).strip().splitlines()[-1]) from error
+        if not is_whole(part):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if not grid_of(part).is_like(grid):
+            raise OSError(errno.EIO, "NIfTI cannot hold this scan's grid")
+
+    return durable.stage(path, write)
+
+
+def note_of(path: Path) -> str:
+    """The note in a label map's header; empty where there is none or the file cannot be read."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return ""
+    return reader.GetMetaData("ITK_FileNotes") if reader.HasMetaDataKey("ITK_FileNotes") else ""
+
+
+def grid_of(path: Path) -> Grid:
+    """The grid of an image file, from its header alone; a DICOM folder is read whole."""
+    if path.is_dir():
+        return Grid.of(read_image(path))
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise NeonatalSegError(f"{path} could not be read as an image.") from error
+    n = reader.GetDimension()
+    direction = np.asarray(reader.GetDirection()).reshape(n, n)[:3, :3]  # a 4D file of one volume counts as 3D
+    x, y, z = (int(s) for s in reader.GetSize()[:3])
+    return Grid((x, y, z), reader.GetSpacing()[:3], reader.GetOrigin()[:3], tuple(direction.ravel().tolist()))
+
+
+def _check_study(plan: Plan, scans: Sequence[StudyScan], prefills: Mapping[str, np.ndarray]) -> None:
+    names = [scan.name for scan in scans]
+    for scan in scans:
+        check_name(scan.name, "scan")
+        if scan.t1 is None and scan.t2 is None:
+            raise NeonatalSegError(f"The scan {scan.name} has neither T1 nor T2.")
+    if sorted(names) != sorted(plan.grids) or len({name.lower() for name in names}) < len(names):
+        raise NeonatalSegError(
+            f"The plan is for the scans {', '.join(plan.grids)}, and the study has {', '.join(names)}: expected the "
+            "same, each once."
+        )
+    for name, labels in prefills.items():
+        if name not in plan.grids or labels.shape != plan.grids[name].shape:
+            raise NeonatalSegError(f"The pre-fill of {name} does not lie on that scan's grid.")
+        check_labels(labels, f"The pre-fill of {name}")
+
+
+def _study_json(folder: Path, scans: Sequence[StudyScan], facts: Mapping[str, Any]) -> str:
+    root = folder.resolve()
+
+    def stored(path: Path | None) -> str | None:
+        if path is None:
+            return None
+        path = Path(path).resolve()
+        # What lies in the study moves with it.
+        return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+    entries = [{"name": s.name, "t1": stored(s.t1), "t2": stored(s.t2), "age_weeks": s.age_weeks} for s in scans]
+    study = {
+        "format": FORMAT,
+        "made_with": f"NeonatalSeg {__version__}",
+        "made": durable.now(),
+        "facts": dict(facts),
+        "scans": entries,
+    }
+    return json.dumps(study, indent=1) + "\n"
+
+
+def _path_in(folder: Path, stored: str | None) -> Path | None:
+    return None if stored is None else folder / stored  # an absolute path stays what it is
+
+
+def _clear(folder: Path) -> None:
+    """Make ``folder`` ready: made, empty but for copies of scans, freed of an unfinished study."""
+    folder.mkdir(parents=True, exist_ok=True)
+    there = {path.name for path in folder.iterdir()}
+    if CREATING in there and "study.json" not in there:
+        _remove_unfinished(folder)
+        there = {path.name for path in folder.iterdir()}
+    if "study.json" in there:
+        raise NeonatalSegError(
+            f"There is a study in {folder} already: open it, or choose another folder for a new one."
+        )
+    if strange := sorted(there - MAY_BE_THERE):
+        raise NeonatalSegError(f"{folder} is not empty ({strange[0]} lies there): choose an empty folder for a study.")
+
+
+def _write_study(folder: Path, plan: Plan, prefills: Mapping[str, np.ndarray], study: str) -> None:
+    creating = folder / CREATING
+    names = ("prefill", "plan.json", "study.json")  # the last decides: without it there is no study
+    moved = []
+    try:
+        (creating / "prefill").mkdir(parents=True)
+        for name, labels in prefills.items():
+            path = creating / "prefill" / f"{name}_dseg.nii.gz"
+            durable.put(stage_labels(path, labels.astype(np.uint8), plan.grids[name]), path)
+        durable.sync_folder(creating / "prefill")
+        plan.write(creating / "plan.json")
+        durable.write_file(creating / "study.json", lambda part: part.write_bytes(study.encode()))
+        for name in names:
+            durable.put(creating / name, folder / name)
+            moved.append(name)
+            durable.sync_folder(folder)
+    except BaseException:
+        if "study.json" in moved:
+            (folder / "study.json").unlink()
+        _remove_unfinished(folder)
+        raise
+    creating.rmdir()
+
+
+def _remove_unfinished(folder: Path) -> None:
+    shutil.rmtree(folder / "prefill", ignore_errors=True)
+    (folder / "plan.json").unlink(missing_ok=True)
+    shutil.rmtree(folder / CREATING, ignore_errors=True)

@@ -1,0 +1,274 @@
+"""The Annotate section's state machine on real studies on disk, and the clock with a hand of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_studies import cut, make_study, prefill
+
+from NeonatalSegLib.annotating import KEYS, NO_STUDY, Annotating
+from NeonatalSegLib.annotation import Project
+from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.work_clock import WorkClock
+
+FIRST, SECOND, THIRD, FOURTH = "sub-01/axial/5", "sub-01/axial/11", "sub-01/coronal/7", "sub-01/sagittal/9"
+
+
+class Hand:
+    """A clock that a test turns."""
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+@pytest.fixture
+def hand() -> Hand:
+    return Hand()
+
+
+@pytest.fixture
+def state(hand: Hand) -> Annotating:
+    """In a module that is open, in an application that is active."""
+    made = Annotating(clock=WorkClock(hand))
+    made.clock.set_entered(True)
+    made.clock.set_active(True)
+    return made
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    return make_study(tmp_path)
+
+
+def begin(state: Annotating, study: Path) -> np.ndarray:
+    state.open(study, "Anna")
+    return state.go(state.next_key())
+
+
+# The clock
+
+
+def test_time_counts_only_while_working(hand: Hand) -> None:
+    clock = WorkClock(hand)
+    clock.start()
+    hand.time += 10  # the module is not open
+    clock.set_entered(True)
+    hand.time += 10  # another application has the keyboard
+    clock.set_active(True)
+    hand.time += 10
+    assert clock.seconds == 10
+    clock.set_active(False)
+    hand.time += 100
+    clock.set_active(True)
+    hand.time += 5
+    clock.set_entered(False)
+    hand.time += 100
+    assert clock.seconds == 15
+
+
+def test_a_minute_after_the_last_action_the_clock_stops_until_the_next(hand: Hand) -> None:
+    clock = WorkClock(hand)
+    clock.set_entered(True)
+    clock.set_active(True)
+    clock.start()
+    hand.time += 59
+    clock.touch()
+    hand.time += 300
+    assert clock.seconds == 59 + 60
+    clock.touch()
+    hand.time += 7
+    assert clock.seconds == 59 + 60 + 7
+
+
+def test_reading_the_clock_often_changes_nothing(hand: Hand) -> None:
+    clock = WorkClock(hand)
+    clock.set_entered(True)
+    clock.set_active(True)
+    clock.start(30.0)
+    for _ in range(200):
+        hand.time += 1
+        clock.seconds  # noqa: B018
+    assert clock.seconds == 30 + 60
+    clock.stop()
+    clock.touch()
+    hand.time += 50
+    assert clock.seconds == 90
+
+
+# Studies
+
+
+def test_without_a_study(state: Annotating) -> None:
+    view = state.view()
+    assert (view.study, view.rows, view.progress) == (NO_STUDY, (), "")
+    assert not any(control.enabled for control in view.buttons.values())
+    assert not view.edit.visible and view.setup.visible
+    with pytest.raises(NeonatalSegError, match="Open a study"):
+        state.go(FIRST)
+
+
+def test_a_name_is_needed(state: Annotating, study: Path) -> None:
+    with pytest.raises(NeonatalSegError, match="name"):
+        state.open(study, "  ")
+    assert state.project is None
+
+
+def test_a_study_open_elsewhere_under_this_name_is_refused(state: Annotating, study: Path) -> None:
+    with Project.open(study, "Anna"), pytest.raises(NeonatalSegError, match="Anna has this study open"):
+        state.open(study, "Anna")
+    assert state.view().study == NO_STUDY
+    state.open(study, "Anna")  # closed there: now it works
+    state.close()
+
+
+def test_the_list_of_slices(state: Annotating, study: Path) -> None:
+    begin(state, study)
+    view = state.view()
+    assert [row.key for row in view.rows] == [FIRST, SECOND, THIRD, FOURTH]
+    assert [row.state for row in view.rows] == ["in progress", "to do", "to do", "to do"]
+    assert [row.axis for row in view.rows] == ["axial", "axial", "coronal", "sagittal"]
+    assert view.rows[1].tool_tip == "reason 11"
+    assert view.rows[0].position == "+18.5 mm"  # 11 mm, and five slices of 1.5 mm upwards
+    assert (view.current, view.progress, view.percent) == (FIRST, "0 of 4 slices", 0)
+
+
+# Slices
+
+
+def test_a_slice_starts_from_the_prefill_and_done_leads_to_the_next(state: Annotating, study: Path, hand: Hand) -> None:
+    labels = begin(state, study)
+    assert state.project is not None
+    planned, grid = state.project.item(FIRST).slice, state.project.plan.grids["sub-01"]
+    np.testing.assert_array_equal(labels, cut(prefill(), grid, planned))
+    corrected = labels.copy()
+    corrected[3, 4:9] = 5
+    hand.time += 42
+    assert state.complete(corrected) == SECOND
+    np.testing.assert_array_equal(state.project.label_plane(FIRST), corrected)
+    item = state.project.item(FIRST)
+    assert (item.state, item.seconds, item.changed_voxels) == ("done", 42.0, np.count_nonzero(corrected != labels))
+    state.go(SECOND)
+    assert state.view().progress == "1 of 4 slices, about 2 min left"
+    assert state.clock.seconds == 0
+
+
+def test_buttons_say_why_not(state: Annotating, study: Path) -> None:
+    begin(state, study)
+    buttons = state.view().buttons
+    assert buttons["done"].enabled and f"Key: {KEYS['done']}" in buttons["done"].tool_tip
+    assert not buttons["reopen"].enabled and not buttons["previous"].enabled
+    state.skip()
+    view = state.view()  # the slice is still shown, and closed
+    assert not view.buttons["done"].enabled and "skipped" in view.buttons["done"].tool_tip
+    assert view.buttons["reopen"].enabled and not view.edit.enabled
+
+
+def test_skip_flag_reopen(state: Annotating, study: Path) -> None:
+    labels = begin(state, study)
+    assert state.skip() == SECOND
+    state.go(SECOND)
+    assert state.flag("motion") == THIRD
+    state.go(THIRD)
+    assert state.previous_key() == SECOND
+    rows = {row.key: row for row in state.view().rows}
+    assert (rows[FIRST].state, rows[SECOND].state) == ("skipped", "flagged")
+    assert rows[SECOND].tool_tip.endswith("Note: motion")
+    state.go(FIRST)
+    assert not state.editable
+    np.testing.assert_array_equal(state.reopen(), labels)
+    assert state.editable
+
+
+def test_the_end_of_a_study(state: Annotating, study: Path) -> None:
+    labels = begin(state, study)
+    for _ in range(3):
+        labels = state.go(state.complete(labels))
+    assert state.complete(labels) == ""
+    view = state.view()
+    assert "All slices" in view.message and view.progress == "4 of 4 slices" and view.percent == 100
+
+
+def test_prefills(state: Annotating, study: Path) -> None:
+    labels = begin(state, study)
+    done = np.full_like(labels, 6)
+    state.prefill = "neighbour"
+    np.testing.assert_array_equal(state.go(state.complete(done)), done)
+    state.prefill = "empty"
+    assert not state.fill_again().any()
+    state.prefill = "model"
+    assert state.fill_again().any()
+
+
+def test_a_slice_left_unfinished_comes_back_with_its_time(state: Annotating, study: Path, hand: Hand) -> None:
+    labels = begin(state, study)
+    assert not state.keep_draft(labels)  # nothing was changed
+    changed = labels.copy()
+    changed[:2] = 8
+    hand.time += 20
+    assert state.keep_draft(changed)
+    assert not state.keep_draft(changed)
+    state.go(SECOND)
+    np.testing.assert_array_equal(state.go(FIRST), changed)
+    hand.time += 5
+    state.complete(changed)
+    assert state.project is not None and state.project.item(FIRST).seconds == 25
+    state.close()
+    state.open(study, "Anna")
+    assert state.next_key() != FIRST
+
+
+def test_a_draft_outlives_the_session_and_is_not_annotated(study: Path, hand: Hand) -> None:
+    with Project.open(study, "Anna") as project:
+        project.start(FIRST)
+        draft = np.full_like(project.prefill(FIRST, "model"), 3)
+        project.save_draft(FIRST, draft, 12.0)
+        assert not project.annotated_mask("sub-01").any()
+    with Project.open(study, "Anna") as project:
+        item = project.item(FIRST)
+        assert (item.state, item.saved, item.draft_seconds, item.seconds) == ("in progress", True, 12.0, 0.0)
+        np.testing.assert_array_equal(project.label_plane(FIRST), draft)
+        assert project.next_key() == FIRST
+        project.complete(FIRST, draft, 15.0)
+        assert project.item(FIRST).draft_seconds == 0
+        with pytest.raises(NeonatalSegError, match="is done, not in progress"):
+            project.save_draft(FIRST, draft, 1.0)
+
+
+def test_a_draft_with_unknown_labels_is_refused(study: Path) -> None:
+    with Project.open(study, "Anna") as project:
+        project.start(FIRST)
+        with pytest.raises(NeonatalSegError):
+            project.save_draft(FIRST, np.full_like(project.prefill(FIRST, "empty"), 11), 1.0)
+        assert not project.item(FIRST).saved
+
+
+# Making a study
+
+
+def test_making_a_study(state: Annotating) -> None:
+    state.set_scan("Choose a T1.")
+    assert not state.view().make.enabled and state.view().make.tool_tip == "Choose a T1."
+    state.set_scan("")
+    assert state.view().make.enabled
+    state.make()
+    state.progress("network", 0.5, 90.0)
+    view = state.view()
+    assert (view.make.text, view.making.text, view.making_percent) == ("Cancel", "Segmenting, 2 min left", 50)
+    assert not view.open.enabled and not view.setup.enabled
+    state.made("It failed.", "error")
+    view = state.view()
+    assert (view.making.visible, view.message, view.kind) == (False, "It failed.", "error")
+
+
+def test_resume_is_offered_for_the_study_that_was_open(state: Annotating, study: Path) -> None:
+    assert not state.view().resume.visible
+    state.open(study, "Anna")
+    assert not state.view().resume.visible
+    state.close()
+    view = state.view()
+    assert view.resume.visible and view.resume.text == "Resume study"
