@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import SimpleITK as sitk
 
-from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.errors import NeonatalSegError, is_out_of_memory
 from NeonatalSegLib.metrics import volumes_ml
-from NeonatalSegLib.models import DEFAULT_MODEL, Model, find_model
+from NeonatalSegLib.models import Model, current_model, find_model
 from NeonatalSegLib.network import NetworkSettings
 from NeonatalSegLib.preprocessing import MIN_AGREEMENT, Prepared, back_to_scan, prepare
 from NeonatalSegLib.scan import Scan
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, float], None]  # (stage, fraction of the whole, 0-1); may raise Cancelled
 STAGES = {"prepare": (0.0, 0.15), "network": (0.15, 0.9), "back": (0.9, 1.0)}
+MAX_AGE_GAP_WEEKS = 2.0  # between the age given and the age that the model tells
 CUT_SHARE = 0.01  # of the border faces showing brain: above it the field of view cuts the brain
 
 
@@ -68,6 +69,7 @@ class Segmentation:
         device: in words.
         model_name, model_hash: which model made it.
         registration_quality: agreement of T1 and T2, 0-1, or None with one of them.
+        age_weeks: post-menstrual age as the model sees it; None where it has no age head.
     """
 
     label_map: sitk.Image
@@ -80,22 +82,27 @@ class Segmentation:
     model_name: str = ""
     model_hash: str = ""
     registration_quality: float | None = None
+    age_weeks: float | None = None
 
 
 class Segmenter:
     """A model on a device, kept warm.
 
     Args:
-        model: name, bundle folder, or a Model.
+        model: name, bundle folder, or a Model; None for the accepted current one, else the shipped one.
         device: "auto" (a GPU that works, else the CPU), "cpu" or "cuda".
 
     Raises:
         NeonatalSegError: no such model, a bad model file, or "cuda" where no GPU works.
     """
 
-    def __init__(self, model: str | Path | Model = DEFAULT_MODEL, device: str = "auto") -> None:
+    def __init__(self, model: str | Path | Model | None = None, device: str = "auto") -> None:
+        warnings: list[str] = []
+        if model is None:
+            model, warnings = current_model()
         self.model = model if isinstance(model, Model) else find_model(model)
-        self.device, self._notice = choose_device(device)
+        self.device, notice = choose_device(device)
+        self._notice = [*warnings, *notice]
         self._network = self.model.load_network().to(self.device)
 
     @property
@@ -119,10 +126,15 @@ class Segmenter:
             raise NeonatalSegError(f"{prepared.warnings[-1]} (refused because of --strict)")
         warnings = [*prepared.warnings, *self._notice, *self._outside_training(scan)]
         clock.enter("network")
-        probabilities = self._run_network(prepared, options, clock, warnings)
+        probabilities, age = self._run_network(prepared, options, clock, warnings)
         clock.enter("back")
         result = self._bring_back(probabilities, prepared, options)
-        result.warnings = warnings + cut_brain_warning(sitk.GetArrayViewFromImage(result.label_map))
+        result.age_weeks = age
+        result.warnings = [
+            *warnings,
+            *age_warning(scan.age_weeks, age),
+            *cut_brain_warning(sitk.GetArrayViewFromImage(result.label_map)),
+        ]
         clock.leave()
         result.times_s = clock.times_s
         result.device, result.model_name, result.model_hash = self.device_text, self.model.name, self.model.hash
@@ -131,11 +143,14 @@ class Segmenter:
 
     def _run_network(
         self, prepared: Prepared, options: SegmentOptions, clock: _Clock, warnings: list[str]
-    ) -> torch.Tensor:
-        """Probabilities on the network's grid: large windows, then smaller ones, then the CPU, as memory allows."""
+    ) -> tuple[torch.Tensor, float | None]:
+        """Probabilities on the network's grid, and the age where the model tells one.
+
+        Large windows first, then smaller ones, then the CPU, as memory allows.
+        """
         import torch
 
-        from NeonatalSegLib.windows import predict_windows
+        from NeonatalSegLib.windows import predict_with_age
 
         windows = window_sizes(self.model.network)
         attempts = [(self.device, w) for w in windows]
@@ -145,11 +160,11 @@ class Segmenter:
             try:
                 network = self._network if device == self.device else self.model.load_network()
                 image = torch.from_numpy(prepared.array).to(device)
-                out = predict_windows(
+                out = predict_with_age(
                     network, image, self.model.network, window=window, flips=options.flips, progress=clock.within
                 )
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 if device.type == "cuda":
                     torch.cuda.empty_cache()
@@ -201,6 +216,18 @@ def entropy(probabilities: np.ndarray) -> np.ndarray:
     return (-(p * np.log(p)).sum(-1) / math.log(p.shape[-1])).astype(np.float32)
 
 
+def age_warning(given: float | None, told: float | None) -> list[str]:
+    """A warning where the age given and the age that the model tells (weeks) are more than two weeks apart."""
+    if given is None or told is None or abs(given - told) <= MAX_AGE_GAP_WEEKS:
+        return []
+    text = (
+        f"The age given is {given:.1f} weeks, but the model takes this newborn for {told:.1f} weeks old: more than "
+        f"{MAX_AGE_GAP_WEEKS:g} weeks apart. Check the age and that the scan is the right one; an unusual brain may "
+        "also be the reason, and then look at the segmentation with care."
+    )
+    return [text]
+
+
 def cut_brain_warning(labels: np.ndarray) -> list[str]:
     """A warning where one of the six outer faces of the label map (z, y, x) shows tissue, i.e. the brain is cut."""
     tissue = np.isin(labels, [t.index for t in PHYSIOLOGICAL if t.brain])
@@ -248,14 +275,6 @@ def device_text(device: torch.device) -> str:
     if device.type == "cuda":
         return f"GPU: {torch.cuda.get_device_name(device)}"
     return f"CPU ({torch.get_num_threads()} threads)"
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    import torch
-
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
-        text in str(error).lower() for text in ("out of memory", "can't allocate memory", "not enough memory")
-    )
 
 
 class _Clock:

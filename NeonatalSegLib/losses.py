@@ -68,6 +68,21 @@ class DeepSupervisionLoss(nn.Module):
         return total
 
 
+def age_loss(age_weeks: torch.Tensor, truth_weeks: torch.Tensor) -> torch.Tensor:
+    """Mean squared error in weeks squared over the samples with a known age (AgeU-Net; its weight is 0.01).
+
+    Args:
+        age_weeks: (n,), as the network tells them.
+        truth_weeks: (n,), NaN where the age is not known.
+
+    Returns:
+        Scalar; 0 with zero gradient where no age is known (not without gradient: DDP waits for every weight's).
+    """
+    known = torch.isfinite(truth_weeks)
+    error = torch.where(known, age_weeks.float() - truth_weeks.nan_to_num(), 0.0)
+    return error.square().sum() / known.sum().clamp(min=1)
+
+
 def shrink_labels(
     labels: torch.Tensor, mask: torch.Tensor | None, size: Sequence[int], classes: int
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -81,3 +96,19 @@ def shrink_labels(
         votes = votes * mask[:, None]
     votes = functional.avg_pool3d(votes, factor)
     return votes.argmax(1), None if mask is None else votes.sum(1) > 0
+
+
+def merge_classes(logits: torch.Tensor, groups: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Logits (n, classes, ...) in which each group's first class has the probability of the whole group.
+
+    For labels that do not tell some tissues apart: the network is then not told which of them a voxel is.
+    """
+    if not groups:
+        return logits
+    parts = list(logits.float().unbind(1))
+    nothing = parts[0].new_full(parts[0].shape, -1e4)
+    for first, *others in groups:
+        parts[first] = torch.logsumexp(torch.stack([parts[first], *(parts[c] for c in others)]), 0)
+        for c in others:
+            parts[c] = nothing
+    return torch.stack(parts, 1)

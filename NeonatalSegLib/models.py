@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from NeonatalSegLib import __version__
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.model_history import Event, accepted_order, read_events, user_folder
 from NeonatalSegLib.network import NetworkSettings, build_network
 from NeonatalSegLib.tissues import TISSUES
 
@@ -66,14 +67,12 @@ class Model:
         ages = self.metadata["neonatalseg"].get("ages_weeks")
         return (float(ages[0]), float(ages[1])) if ages else None
 
-    def load_network(self) -> nn.Module:
-        """Build the network, check the hash and load the weights (float32, on the CPU, evaluation mode).
+    def check_weights(self) -> Path:
+        """The weights' file, after its hash was compared with the one that the metadata state.
 
         Raises:
-            NeonatalSegError: the file is missing, corrupt, holds code, or does not fit the network.
+            NeonatalSegError: the file is missing, unreadable, or another one.
         """
-        import torch
-
         file = self.folder / "models" / "model.pt"
         if not file.is_file():
             raise NeonatalSegError(f"The model {self.name} has no weights: {file} is missing. Install the model again.")
@@ -82,6 +81,17 @@ class Model:
                 f"{file} is not the file that the model's metadata describe (SHA-256 {found[:12]}..., expected "
                 f"{self.hash[:12]}...): it is corrupt or was exchanged. Install the model again."
             )
+        return file
+
+    def load_network(self) -> nn.Module:
+        """Build the network, check the hash and load the weights (float32, on the CPU, evaluation mode).
+
+        Raises:
+            NeonatalSegError: the file is missing, corrupt, holds code, or does not fit the network.
+        """
+        import torch
+
+        file = self.check_weights()
         try:
             weights = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:
@@ -98,27 +108,99 @@ class Model:
 
 
 def list_models() -> list[Model]:
-    """All models that are shipped, sorted by name; folders that are no bundle are passed over."""
+    """The shipped models, then the user's, each sorted by name; what is no whole bundle is passed over."""
+    return installed_models()[0]
+
+
+def installed_models() -> tuple[list[Model], list[str]]:
+    """The models of :func:`list_models`, and in words why each other folder beside them was passed over."""
     models: list[Model] = []
-    for folder in _MODEL_FOLDERS:
-        if folder.is_dir():
-            models += [read_model(p) for p in sorted(folder.iterdir()) if (p / "configs" / "metadata.json").is_file()]
-            break
-    return models
+    reasons: list[str] = []
+    for folder in sorted(shipped_folder().glob("*/configs/metadata.json")):
+        _add_model(folder.parent.parent, models, reasons)
+    shipped = {model.name for model in models}
+    try:
+        there = sorted(p for p in user_folder().iterdir() if not p.name.startswith("."))
+    except FileNotFoundError:
+        there = []
+    except (OSError, NeonatalSegError) as error:
+        return models, [*reasons, f"The user's models could not be listed: {error}"]
+    for path in there:
+        if path.suffix.lower() == ".zip":
+            reasons.append(f"{path} is packed: take it over with neonatalseg models import, which also checks it.")
+        elif path.name in shipped:
+            reasons.append(f"{path} has the name of a shipped model: give the folder another name.")
+        elif path.is_dir():
+            _add_model(path, models, reasons)
+    return models, reasons
 
 
-def find_model(name_or_path: str | Path = DEFAULT_MODEL) -> Model:
-    """A model by its name, or by the path of its bundle folder; NeonatalSegError lists what there is."""
-    path = Path(name_or_path)
-    if path.is_dir():
+def shipped_folder() -> Path:
+    """Where the models lie that came with NeonatalSeg."""
+    return next((folder for folder in _MODEL_FOLDERS if folder.is_dir()), _MODEL_FOLDERS[0])
+
+
+def find_model(name_or_path: str | Path | None = None) -> Model:
+    """A model by its name, or by the path of its bundle folder; None for the user's default.
+
+    Raises:
+        NeonatalSegError: there is none of that name (it lists what there is), or it is broken (it says how).
+    """
+    name = default_model_name() if name_or_path is None else str(name_or_path)
+    path = Path(name)
+    if name_or_path is not None and path.is_dir():
         return read_model(path)
-    if len(path.parts) > 1 or path.suffix:
+    if len(path.parts) != 1 or path.suffix == ".pt" or name.startswith("."):
         raise NeonatalSegError(f"{path} is not a model: expected the name of a model or a bundle folder.")
-    for model in (models := list_models()):
-        if model.name == str(name_or_path):
-            return model
-    names = ", ".join(m.name for m in models) or "none"
-    raise NeonatalSegError(f"There is no model named {name_or_path!r}. Installed models: {names}.")
+    for parent in (shipped_folder(), user_folder()):
+        if (parent / name).is_dir():
+            return read_model(parent / name)
+    names = ", ".join(m.name for m in list_models()) or "none"
+    raise NeonatalSegError(f"There is no model named {name!r}. Installed models: {names}.")
+
+
+def default_model_name() -> str:
+    """Name of the model that is used where none is named: the accepted current one, else the shipped one."""
+    return current_model()[0]
+
+
+def current_model(events: Sequence[Event] | None = None) -> tuple[str, list[str]]:
+    """Name of the user's default model, and warnings: which accepted ones are gone, so that an earlier one is used.
+
+    Args:
+        events: the history; default: as it is on disk.
+    """
+    warnings = []
+    try:
+        order = accepted_order(read_events() if events is None else events)
+    except NeonatalSegError:  # no home folder: then nothing was accepted either
+        order = []
+    for name, accepted_hash in reversed(order):
+        if is_there(name, accepted_hash):
+            break
+        warnings.append(f"The accepted model {name} is missing, broken or not the one that was accepted")
+    else:
+        name = DEFAULT_MODEL
+    advice = f": {name} is used instead. Import it again, or accept another model (neonatalseg models accept NAME)."
+    return name, [warning + advice for warning in warnings]
+
+
+def is_there(name: str, accepted_hash: str) -> bool:
+    """Whether an accepted model is still here; a shipped one in any version."""
+    if (shipped_folder() / name).is_dir():
+        return True
+    try:
+        folder = user_folder() / name
+        return read_model(folder).hash == accepted_hash and (folder / "models" / "model.pt").is_file()
+    except NeonatalSegError:
+        return False
+
+
+def _add_model(folder: Path, models: list[Model], reasons: list[str]) -> None:
+    try:
+        models.append(read_model(folder))
+    except NeonatalSegError as error:
+        reasons.append(str(error))
 
 
 def read_model(folder: str | Path) -> Model:
@@ -133,7 +215,8 @@ def read_model(folder: str | Path) -> Model:
         metadata = json.loads(file.read_text(encoding="utf-8"))
         ours = metadata["neonatalseg"]
         version = int(ours["format"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        labels_there, hash_there = ours.get("labels"), ours.get("sha256")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise NeonatalSegError(
             f"{folder} is not a NeonatalSeg model: expected a MONAI bundle with configs/metadata.json "
             "and its 'neonatalseg' section."
@@ -144,11 +227,16 @@ def read_model(folder: str | Path) -> Model:
             "Update NeonatalSeg."
         )
     labels = {str(t.index): t.key for t in TISSUES}
-    if ours.get("labels") != labels:
+    if labels_there != labels:
         raise NeonatalSegError(f"The model in {folder} has another label table than NeonatalSeg's ten classes.")
-    if "sha256" not in ours:
+    if not hash_there:
         raise NeonatalSegError(f"The model in {folder} does not state the hash of its weights: it cannot be checked.")
-    return Model(folder.resolve().name, folder, metadata, NetworkSettings.from_json(ours.get("network", {})))
+    try:
+        network = NetworkSettings.from_json(ours.get("network", {}))
+    except (TypeError, ValueError) as error:
+        raise NeonatalSegError(f"The model in {folder} states a network that cannot be built: {error}.") from error
+    name = os.path.basename(os.path.abspath(folder))  # noqa: PTH100, PTH119  # not a link's target, nor "." or ".."
+    return Model(name, folder, metadata, network)
 
 
 def save_model(
@@ -167,7 +255,6 @@ def save_model(
         card: docs/README.md.
         facts: more entries for the "neonatalseg" section: training subjects, ages, figures, command.
     """
-    import monai
     import torch
 
     folder = Path(folder)
@@ -190,7 +277,7 @@ def save_model(
         "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json",
         "version": __version__,
         "changelog": {__version__: "first version"},
-        "monai_version": monai.__version__,
+        "monai_version": _version("monai"),
         "pytorch_version": torch.__version__.split("+")[0],
         "numpy_version": _version("numpy"),
         "required_packages_version": {"SimpleITK": _version("SimpleITK")},

@@ -13,7 +13,6 @@ from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.tissues import NUMBER_OF_CLASSES
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 
@@ -28,6 +27,7 @@ class NetworkSettings:
         heads: deep-supervision outputs besides the final one, of the levels just below full resolution.
         in_channels: T1 and T2; an absent one is fed as zeros (modality dropout in training).
         out_channels: the ten classes.
+        age_head: also tell the newborn's age from the bottleneck (AgeU-Net).
     """
 
     filters: tuple[int, ...]
@@ -36,6 +36,7 @@ class NetworkSettings:
     heads: int = 2
     in_channels: int = 2
     out_channels: int = NUMBER_OF_CLASSES
+    age_head: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "filters", tuple(int(f) for f in self.filters))
@@ -55,7 +56,9 @@ class NetworkSettings:
         return int(2 ** (len(self.filters) - 1))
 
     def to_json(self) -> dict[str, Any]:
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """For metadata.json; without an age head as before there were any, so that older versions read it."""
+        data = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return data if self.age_head else {k: v for k, v in data.items() if k != "age_head"}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> NetworkSettings:
@@ -84,25 +87,14 @@ def build_network(settings: NetworkSettings) -> nn.Module:
 
     In training mode ``net(x)`` of a (n, in, z, y, x) tensor gives the list of logits [final, head 1, head 2, ...],
     each head at half the resolution of the one before it; in evaluation mode it gives the final logits
-    (n, out, z, y, x) alone.
+    (n, out, z, y, x) alone. With ``settings.age_head`` there is also ``net.forward_with_age(x)``: the same, and the
+    ages in weeks (n,).
     """
-    from monai.networks.nets.dynunet import DynUNet
-
-    class ResidualUNet(DynUNet):
-        """DynUNet whose heads stay at their own resolution.
-
-        DynUNet enlarges them to full size; the paper shrinks the labels instead (section 2), which is also cheaper.
-        """
-
-        def forward(self, x: torch.Tensor) -> Any:
-            out = self.output_block(self.skip_layers(x))
-            if self.training and self.deep_supervision:
-                return [out, *self.heads]
-            return out
+    from NeonatalSegLib.unet import AgeUNet, ResidualUNet
 
     levels = len(settings.filters)
     strides = [1] + [2] * (levels - 1)
-    return ResidualUNet(
+    return (AgeUNet if settings.age_head else ResidualUNet)(
         spatial_dims=3,
         in_channels=settings.in_channels,
         out_channels=settings.out_channels,

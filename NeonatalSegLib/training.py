@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -21,17 +20,19 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import pytorch as pl
-from monai.data import set_track_meta
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
-from NeonatalSegLib.augmentation import AugmentationSettings, build_augmentation
+from NeonatalSegLib.augmentation import AugmentationSettings
+from NeonatalSegLib.callbacks import StopAfter, Stopwatch, TellProgress
 from NeonatalSegLib.datasets.cache import CachedSubject
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.losses import DeepSupervisionLoss
+from NeonatalSegLib.losses import DeepSupervisionLoss, age_loss
 from NeonatalSegLib.metrics import dice_per_class, mean_dice_no_background
 from NeonatalSegLib.models import Model, save_model
 from NeonatalSegLib.network import PRESETS, NetworkSettings, build_network
-from NeonatalSegLib.windows import predict_windows
+from NeonatalSegLib.patches import EpochSampler, PatchDataset, check_masks
+from NeonatalSegLib.sparse import UNKNOWN
+from NeonatalSegLib.windows import predict_with_age
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class TrainingSettings:
         phantom_share: share of patches drawn from them.
         seed: of weights, patches and augmentation.
         validate_every: epochs between validations on whole scans.
+        age_weight: of the squared error of the age in weeks, beside the segmentation's loss (AgeU-Net; only used where
+            ``network.age_head`` is set).
     """
 
     network: NetworkSettings = PRESETS["laptop"]
@@ -63,6 +66,7 @@ class TrainingSettings:
     phantom_share: float = 0.1
     seed: int = 0
     validate_every: int = 5
+    age_weight: float = 0.01
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
 
     def __post_init__(self) -> None:
@@ -114,82 +118,65 @@ def read_settings(path: str | Path) -> TrainingSettings:
     return TrainingSettings.from_json(data)
 
 
-class PatchDataset(Dataset[dict[str, torch.Tensor]]):
-    """Random augmented patches; item ``i`` is the same whenever and wherever it is drawn."""
-
-    def __init__(self, subjects: Sequence[CachedSubject], settings: TrainingSettings) -> None:
-        set_track_meta(False)  # the arrays lie on one known grid already; tracking it costs time and memory
-        self.real = [s for s in subjects if not s.name.startswith("phantom")]
-        self.phantoms = [s for s in subjects if s.name.startswith("phantom")]
-        self.settings = settings
-        self.transform = build_augmentation(settings.augmentation, settings.network.patch)
-        self._opened: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-
-    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
-        random = np.random.default_rng([self.settings.seed, number])
-        from_phantom = bool(self.phantoms) and (not self.real or random.random() < self.settings.phantom_share)
-        pool = self.phantoms if from_phantom else self.real
-        image, labels = self._arrays(pool[int(random.integers(len(pool)))])
-        self.transform.set_random_state(seed=int(random.integers(2**31)))
-        # The network's image is float16 on disk; a copy, since transforms may write into it.
-        out = self.transform(
-            {"image": torch.from_numpy(image.astype(np.float32)), "label": torch.from_numpy(labels)[None]}
-        )
-        return {"image": out["image"].float(), "label": out["label"][0].to(torch.uint8)}
-
-    def _arrays(self, subject: CachedSubject) -> tuple[np.ndarray, np.ndarray]:
-        if subject.name not in self._opened:
-            self._opened[subject.name] = (np.array(subject.image()), np.array(subject.labels()))
-        return self._opened[subject.name]
-
-
-class EpochSampler(Sampler[int]):
-    """Numbers of the patches of one epoch; Lightning calls ``set_epoch``. Each of several GPUs takes its own share."""
-
-    def __init__(self, per_epoch: int, rank: int = 0, world: int = 1) -> None:
-        self.per_epoch, self.rank, self.world, self.epoch = per_epoch, rank, world, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.per_epoch // self.world
-
-    def __iter__(self) -> Iterator[int]:
-        start = self.epoch * self.per_epoch
-        yield from range(start + self.rank, start + len(self) * self.world, self.world)
-
-
 class SegmentationTask(pl.LightningModule):
-    """The network, its loss, its optimiser and its validation on whole scans."""
+    """The network, its loss, its optimiser and its validation on whole scans.
 
-    def __init__(self, settings: TrainingSettings, validation: Sequence[CachedSubject] = ()) -> None:
+    ``sparse``: labels may be ``UNKNOWN``. ``network``: to start from; what needs no gradient in it is left as it is.
+    """
+
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        validation: Sequence[CachedSubject] = (),
+        *,
+        sparse: bool = False,
+        network: torch.nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.settings = settings
         self.validation = list(validation)
-        self.network = build_network(settings.network)
+        self.network = network or build_network(settings.network)
+        self.sparse = sparse
         self.loss = DeepSupervisionLoss()
+        self.age_error_weeks: float | None = None  # mean absolute error of the last validation
 
     def training_step(self, batch: dict[str, torch.Tensor], _index: int) -> torch.Tensor:
-        loss = self.loss(self.network(batch["image"]), batch["label"])
+        loss = self._loss(batch)
         self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["image"]), sync_dist=True)
         return loss
 
+    def _loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        mask = batch["label"] != UNKNOWN if self.sparse else None
+        if not self.settings.network.age_head:
+            return self.loss(self.network(batch["image"]), batch["label"], mask)
+        outputs, age = self.network.forward_with_age(batch["image"])  # type: ignore[operator]
+        return self.loss(outputs, batch["label"], mask) + self.settings.age_weight * age_loss(age, batch["age"])
+
     def on_validation_epoch_end(self) -> None:
-        scores = [self._score(subject) for subject in self.validation]
+        scores, errors = zip(*(self._score(subject) for subject in self.validation), strict=True)
         self.log("validation_dsc", float(np.mean(scores)), sync_dist=True, prog_bar=True)
+        known = [error for error in errors if error is not None]
+        self.age_error_weeks = float(np.mean(known)) if known else None
+        if self.age_error_weeks is not None:
+            self.log("validation_age_error", self.age_error_weeks, sync_dist=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the error of the age with the weights that made it."""
+        checkpoint["age_error_weeks"] = self.age_error_weeks
 
     def validation_step(self, _batch: Any, _index: int) -> None:
         """Validation works on whole cached scans, in ``on_validation_epoch_end``."""
 
-    def _score(self, subject: CachedSubject) -> float:
+    def _score(self, subject: CachedSubject) -> tuple[float, float | None]:
+        """Mean DSC without background, and how many weeks the age is off (None where it is not known or not told)."""
         image = torch.from_numpy(np.array(subject.image(), np.float32)).to(self.device)
-        labels = predict_windows(self.network, image, self.settings.network).argmax(0)
-        return mean_dice_no_background(dice_per_class(labels.cpu().numpy(), np.array(subject.labels())))
+        out, age = predict_with_age(self.network, image, self.settings.network)
+        dsc = mean_dice_no_background(dice_per_class(out.argmax(0).cpu().numpy(), np.array(subject.labels())))
+        return dsc, None if age is None or subject.age_weeks is None else abs(age - subject.age_weeks)
 
     def configure_optimizers(self) -> Any:
         s = self.settings
-        parameters = self.network.parameters()
+        parameters = [p for p in self.network.parameters() if p.requires_grad]
         optimizer: torch.optim.Optimizer
         if s.optimizer == "sgd":
             optimizer = torch.optim.SGD(
@@ -201,27 +188,6 @@ class SegmentationTask(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-class TellProgress(pl.Callback):
-    """One line an epoch: loss, validation DSC, time left; works in a log file as well as on a screen."""
-
-    def __init__(self) -> None:
-        self.started, self.first_epoch = time.monotonic(), 0
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.started, self.first_epoch = time.monotonic(), trainer.current_epoch
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.is_global_zero:
-            return
-        done, total = trainer.current_epoch + 1, trainer.max_epochs or 1
-        left = (time.monotonic() - self.started) / (done - self.first_epoch) * (total - done)
-        values = trainer.callback_metrics
-        text = f"epoch {done}/{total}  loss {float(values['loss']):.3f}"
-        if "validation_dsc" in values:
-            text += f"  validation DSC {float(values['validation_dsc']):.4f}"
-        print(f"{text}  {left / 60:.0f} min left", flush=True)
-
-
 @dataclass(frozen=True)
 class Trained:
     """The end of a run.
@@ -231,6 +197,9 @@ class Trained:
         checkpoint: the best on the validation subjects, or the last where there are none.
         subjects: what it was trained on.
         validation_dsc: mean DSC without background of the validation subjects on the network's grid, or None.
+        validation_age_error_weeks: mean absolute error of the age of the validation subjects, or None.
+        patches_per_second, loader_share: how fast it went, and the share of the time (0-1) in which the network waited
+            for patches; of this call's steps, None where it had none to do.
     """
 
     network: torch.nn.Module
@@ -238,6 +207,9 @@ class Trained:
     checkpoint: Path
     subjects: list[CachedSubject]
     validation_dsc: float | None
+    validation_age_error_weeks: float | None = None
+    patches_per_second: float | None = None
+    loader_share: float | None = None
 
     def save(self, folder: str | Path, description: str = "") -> Model:
         """Write the network as a model bundle that states what it was trained on."""
@@ -253,6 +225,9 @@ class Trained:
         if ages:
             facts["ages_weeks"] = [ages[0], ages[-1]]
         default = f"Residual 3D U-Net at {self.settings.network.spacing_mm} mm, trained on {len(real)} newborns."
+        if (error := self.validation_age_error_weeks) is not None:
+            facts["validation_age_error_weeks"] = error
+            default += f" It tells the age too: {error:.2f} weeks off on the validation newborns."
         return save_model(self.network, self.settings.network, folder, description=description or default, facts=facts)
 
 
@@ -261,6 +236,8 @@ def train(
     settings: TrainingSettings,
     folder: str | Path,
     *,
+    known: Mapping[str, np.ndarray] | None = None,
+    network: torch.nn.Module | None = None,
     devices: int = 1,
     workers: int = 1,
     stop_after: int | None = None,
@@ -270,6 +247,9 @@ def train(
     Args:
         subjects: the whole cache; validation and test subjects of the settings are kept out of training.
         folder: of the run: settings.json, checkpoints and TensorBoard events. A folder of other settings is refused.
+        known: (z, y, x) bool masks of the labelled voxels by subject, the same when a run goes on; all others, and
+            without a mask everything, count as labelled. Validation uses all labels.
+        network: to start from instead of random weights, and changed; parameters without gradient stay as they are.
         devices: GPUs to train on together (DDP); ignored on the CPU.
         workers: processes that draw patches.
         stop_after: end after this many epochs in all (to be resumed later).
@@ -279,17 +259,20 @@ def train(
             run with other settings.
     """
     folder = Path(folder)
-    known = {s.name for s in subjects}
+    names = {s.name for s in subjects}
     kept_out = set(settings.validation) | set(settings.test)
-    if missing := kept_out - known:
+    if missing := kept_out - names:
         raise NeonatalSegError(f"The subject {sorted(missing)[0]} is to be kept out, but the cache does not hold it.")
     training = [s for s in subjects if s.name not in kept_out]
     if not training:
         raise NeonatalSegError("No subject is left to train on: keep fewer subjects out.")
+    check_masks(training, known or {})
     _claim(folder, settings)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # TellProgress says what a person wants to know
     pl.seed_everything(settings.seed, workers=True)
-    task = SegmentationTask(settings, [s for s in subjects if s.name in settings.validation])
+    held = [s for s in subjects if s.name in settings.validation]
+    task = SegmentationTask(settings, held, sparse=bool(known), network=network)
+    stopwatch = Stopwatch()
     best = pl.callbacks.ModelCheckpoint(
         folder, "best-{epoch:03d}", monitor="validation_dsc" if settings.validation else None, mode="max",
         save_last=True, every_n_epochs=1, save_on_train_epoch_end=True, enable_version_counter=False,
@@ -306,41 +289,39 @@ def train(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         gradient_clip_val=12.0,
-        callbacks=[best, TellProgress(), *([StopAfter(stop_after)] if stop_after else [])],
+        callbacks=[best, TellProgress(), stopwatch, *([StopAfter(stop_after)] if stop_after else [])],
         logger=pl.loggers.TensorBoardLogger(folder, name="", version="tensorboard"),
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    loader = _loader(training, settings, workers, trainer)
-    held: Any = [0] if settings.validation else None  # one empty step; see on_validation_epoch_end
+    loader = _loader(PatchDataset(training, settings, known), settings, workers, trainer)
+    empty_step: Any = [0] if settings.validation else None  # see on_validation_epoch_end
     last = folder / "last.ckpt"
-    trainer.fit(task, loader, held, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    trainer.fit(task, loader, empty_step, ckpt_path=str(last) if last.exists() else None, weights_only=True)
     chosen = Path(best.best_model_path or str(last))
-    weights = torch.load(chosen, map_location="cpu", weights_only=True)["state_dict"]
-    task.load_state_dict(weights)
+    saved = torch.load(chosen, map_location="cpu", weights_only=True)
+    task.load_state_dict(saved["state_dict"])
     score = best.best_model_score
-    return Trained(task.network.cpu().eval(), settings, chosen, list(training), None if score is None else float(score))
-
-
-class StopAfter(pl.Callback):
-    """End the run at the close of epoch ``count`` with its checkpoint written, as a kill there would."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.current_epoch + 1 >= self.count:
-            trainer.should_stop = True
+    return Trained(
+        task.network.cpu().eval(),
+        settings,
+        chosen,
+        list(training),
+        None if score is None else float(score),
+        saved.get("age_error_weeks"),
+        stopwatch.patches_per_second,
+        stopwatch.loader_share,
+    )
 
 
 def _loader(
-    training: Sequence[CachedSubject], settings: TrainingSettings, workers: int, trainer: pl.Trainer
+    patches: PatchDataset, settings: TrainingSettings, workers: int, trainer: pl.Trainer
 ) -> DataLoader[dict[str, torch.Tensor]]:
     sampler = EpochSampler(
         settings.steps_per_epoch * settings.batch_size * trainer.world_size, trainer.global_rank, trainer.world_size
     )
     return DataLoader(
-        PatchDataset(training, settings),
+        patches,
         settings.batch_size,
         sampler=sampler,
         num_workers=workers,
@@ -354,6 +335,7 @@ def _claim(folder: Path, settings: TrainingSettings) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "settings.json"
     text = json.dumps(settings.to_json(), indent=1)
-    if file.exists() and json.loads(file.read_text(encoding="utf-8")) != json.loads(text):
+    # Compared as settings: a run from before a setting came into being had its default.
+    if file.exists() and read_settings(file) != TrainingSettings.from_json(json.loads(text)):
         raise NeonatalSegError(f"{folder} holds a run with other settings: choose a new folder, or remove it.")
     file.write_text(text, encoding="utf-8")

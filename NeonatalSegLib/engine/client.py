@@ -94,6 +94,10 @@ class Request:
         """See ``Client.cancel``."""
         self._client.cancel(self, grace_s)
 
+    def stop(self) -> None:
+        """Ask a running operation to end early with what it has; its result still comes. See ``Client.stop``."""
+        self._client.stop(self)
+
     def release(self) -> None:
         """Remove its files: to be called when the result was taken."""
         folders.remove(self.folder)
@@ -234,6 +238,12 @@ class Client:
             timer = threading.Timer(grace_s, self._force, (request,))
             timer.daemon = True
             timer.start()
+
+    def stop(self, request: Request) -> None:
+        """Ask a running operation to end early with what it has; nothing is forced. No effect once it has ended."""
+        with self._lock:
+            if request.id in self._open and request._process is not None:
+                request._process.send({"id": request.id, "op": "stop"})
 
     def close(self) -> None:
         """End the worker and remove all files. Open requests become "cancelled". May be called more than once."""

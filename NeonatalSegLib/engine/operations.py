@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from NeonatalSegLib import __version__
+from NeonatalSegLib.engine import operations_study, operations_tuning
 from NeonatalSegLib.errors import NeonatalSegError
 
 if TYPE_CHECKING:
@@ -36,8 +37,12 @@ class Job(Protocol):
     def folder(self) -> Path:
         """Where the operation's files go; NeonatalSegError where the request named none."""
 
-    def progress(self, stage: str, fraction: float) -> None:
-        """Say how far the work is (fraction of the whole, 0-1); raises Cancelled when it is to stop."""
+    @property
+    def stop_asked(self) -> bool:
+        """True once the client wants the operation to end early with what it has."""
+
+    def progress(self, stage: str, fraction: float, **more: Any) -> None:
+        """Say how far the work is (fraction of the whole, 0-1) and more; raises Cancelled when it is to stop."""
 
     def expect(self, seconds: float | None) -> None:
         """Say how long the work takes from now on, where it is known from last time; None where it is not."""
@@ -55,9 +60,9 @@ class WarmModels:
     def get(self, model: str | None, device: str) -> tuple[Segmenter, bool]:
         """The segmenter for a model's name or path on a device, and whether it was already loaded."""
         from NeonatalSegLib.inference import Segmenter
-        from NeonatalSegLib.models import DEFAULT_MODEL, find_model
+        from NeonatalSegLib.models import find_model
 
-        found = find_model(model or DEFAULT_MODEL)
+        found = find_model(model or None)
         # The hash is in the key: a model that was fine-tuned under the same name is another model.
         key = (str(found.folder), found.hash, device)
         warm = key in self._segmenters
@@ -83,7 +88,7 @@ def hello(job: Job, models: WarmModels) -> dict[str, Any]:
     job.progress("import", 0.0)
     # torch first: where several packages are missing, it is the one that a user has to decide about.
     packages = {name: importlib.import_module(name) for name in ("torch", "monai", "numpy", "SimpleITK")}
-    from NeonatalSegLib.models import DEFAULT_MODEL, list_models
+    from NeonatalSegLib.models import default_model_name, list_models
 
     importlib.import_module("NeonatalSegLib.inference")  # now, so that the first segmentation does not wait for it
     job.progress("devices", 0.8)
@@ -102,7 +107,7 @@ def hello(job: Job, models: WarmModels) -> dict[str, Any]:
         "versions": versions,
         "devices": probe_devices(),
         "models": known,
-        "default_model": DEFAULT_MODEL,
+        "default_model": default_model_name(),
         "seconds": time.perf_counter() - started,
     }
 
@@ -116,7 +121,7 @@ def segment(job: Job, models: WarmModels) -> dict[str, Any]:
     Result: ``label_map``, ``probabilities``, ``uncertainty`` (paths of .nrrd files on the scan's own grid, LPS; null
     where not asked for), ``volumes_ml``, ``warnings``, ``times_s`` (the segmenter's stages and "load", "read",
     "write"), ``warm`` (the model was already loaded), ``device``, ``model_name``, ``model_hash``,
-    ``registration_quality``.
+    ``registration_quality``, ``age_weeks`` (as the model sees it, null where it has no age head).
     """
     options = _options(job.fields.get("options") or {})
     folder = job.folder
@@ -124,7 +129,11 @@ def segment(job: Job, models: WarmModels) -> dict[str, Any]:
 
     job.progress("load model", 0.0)
     with _Stopwatch(times, "load"):
+        from NeonatalSegLib.models import current_model
+
         segmenter, warm = models.get(job.fields.get("model"), job.fields.get("device") or "auto")
+        # An accepted model that is gone, where the user relies on it.
+        fallback = [] if job.fields.get("model") else current_model()[1]
 
     job.progress("read", 0.0)
     with _Stopwatch(times, "read"):
@@ -152,17 +161,24 @@ def segment(job: Job, models: WarmModels) -> dict[str, Any]:
         "probabilities": probabilities,
         "uncertainty": uncertainty,
         "volumes_ml": {key: float(value) for key, value in done.volumes_ml.items()},
-        "warnings": [str(warning) for warning in done.warnings],
+        "warnings": [*fallback, *(str(warning) for warning in done.warnings)],
         "times_s": {key: float(value) for key, value in done.times_s.items()} | times,
         "warm": warm,
         "device": done.device,
         "model_name": done.model_name,
         "model_hash": done.model_hash,
         "registration_quality": _number(done.registration_quality),
+        "age_weeks": _number(done.age_weeks),
     }
 
 
-OPERATIONS: dict[str, Operation] = {"hello": hello, "segment": segment}
+OPERATIONS: dict[str, Operation] = {
+    "hello": hello,
+    "segment": segment,
+    "plan": operations_study.plan,
+    "strategies": operations_tuning.strategies,
+    "finetune": operations_tuning.finetune,
+}
 
 
 def probe_devices() -> list[dict[str, Any]]:

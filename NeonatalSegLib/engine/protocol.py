@@ -1,12 +1,15 @@
 """What client and worker say to each other: one JSON object a line, in UTF-8.
 
-To the worker: ``{"id": 7, "op": "segment", ...}``. Two operations are seen by the worker's reader thread even while
-another one computes: ``{"id": 7, "op": "cancel"}`` (the id is that of the request to stop) and ``{"op": "shutdown"}``.
+To the worker: ``{"id": 7, "op": "segment", ...}``. Three operations are seen by the worker's reader thread even while
+another one computes: ``{"id": 7, "op": "cancel"}`` (the id is that of the request to end without a result),
+``{"id": 7, "op": "stop"}`` (end early, with the result so far, where the operation has such a thing) and
+``{"op": "shutdown"}``.
 
 From the worker: ``{"id": 7, "event": NAME, ...}`` with NAME one of
 
 - ``ready``: said once, with id 0, before anything heavy is imported: ``pid``, ``protocol``;
-- ``progress``: ``stage`` (text), ``fraction`` (0-1), ``seconds_left`` (null until it can be told);
+- ``progress``: ``stage`` (text), ``fraction`` (0-1), ``seconds_left`` (null until it can be told), and what the
+  operation adds;
 - ``result``: the operation's own fields; ``cancelled``; or
 - ``error``: ``kind`` ("user": a person can mend it; "internal": not expected), ``message`` (for the person),
   ``detail`` (a traceback or "") and, where a Python package is not installed, ``missing`` (its name).

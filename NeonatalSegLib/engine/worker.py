@@ -41,7 +41,7 @@ class RunningJob:
         self.id: int = message["id"]
         self.op: str = message["op"]
         self.fields = message
-        self.cancelled = threading.Event()
+        self.cancelled, self.stopping = threading.Event(), threading.Event()
         self._outlet = outlet
         self._stage, self._said_at = "", 0.0
         self._origin: tuple[float, float] | None = None
@@ -54,8 +54,16 @@ class RunningJob:
             raise NeonatalSegError(f"The request '{self.op}' names no folder for its results: give 'folder'.")
         return Path(self.fields["folder"])
 
-    def progress(self, stage: str, fraction: float) -> None:
-        """Say how far the work is, at most ten times a second; raises Cancelled when it is to stop."""
+    @property
+    def stop_asked(self) -> bool:
+        """True once the client wants the operation to end early with what it has."""
+        return self.stopping.is_set()
+
+    def progress(self, stage: str, fraction: float, **more: Any) -> None:
+        """Say how far the work is, at most ten times a second; raises Cancelled when it is to stop.
+
+        ``more`` goes into the event; what the operation wants told in any case goes into its result as well.
+        """
         if self.cancelled.is_set():
             raise Cancelled
         now = time.monotonic()
@@ -63,7 +71,8 @@ class RunningJob:
             return
         self._stage, self._said_at = stage, now
         fraction = min(max(float(fraction), 0.0), 1.0)
-        event = {"stage": stage, "fraction": round(fraction, 4), "seconds_left": self._seconds_left(now, fraction)}
+        left = self._seconds_left(now, fraction)
+        event = {"stage": stage, "fraction": round(fraction, 4), "seconds_left": left, **more}
         self._outlet.send(self.id, protocol.PROGRESS, event)
 
     def expect(self, seconds: float | None) -> None:
@@ -135,9 +144,9 @@ class Worker:
                 break
             if not isinstance(number, int) or not isinstance(op, str):
                 print("ignored a request without a whole number 'id' and a text 'op'", file=sys.stderr, flush=True)
-            elif op == "cancel":
+            elif op in ("cancel", "stop"):
                 if job := self._open.get(number):
-                    job.cancelled.set()
+                    (job.cancelled if op == "cancel" else job.stopping).set()
             else:
                 self._open[number] = job = RunningJob(message, self._outlet)
                 self._jobs.put(job)
@@ -148,7 +157,7 @@ class Worker:
             if job.cancelled.is_set():
                 raise Cancelled
             if job.op not in OPERATIONS:
-                known = ", ".join([*OPERATIONS, "cancel", "shutdown"])
+                known = ", ".join([*OPERATIONS, "cancel", "stop", "shutdown"])
                 raise NeonatalSegError(f"The compute process knows no operation '{job.op}': it knows {known}.")
             event, fields = protocol.RESULT, OPERATIONS[job.op](job, self._models)
             protocol.encode(fields)  # a result that JSON cannot say is an error of the operation, not of the process

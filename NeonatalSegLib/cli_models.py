@@ -1,0 +1,116 @@
+"""``neonatalseg models``: list the models, accept and roll back, pass them on; heavy imports happen inside commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from NeonatalSegLib.models import Model
+
+app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
+Name = Annotated[str, typer.Argument(help="Name of a model, as `neonatalseg models` lists it.")]
+
+
+@app.callback()
+def models(context: typer.Context) -> None:
+    """List the installed models, and show, accept, roll back, discard, export or import one.
+
+    Your own come with what they scored before and after fine-tuning. The one that is
+    marked "current" is used where no model is named.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from NeonatalSegLib.models import current_model, installed_models
+
+    known, reasons = installed_models()
+    current, warnings = current_model()
+    for model in known:
+        typer.echo("\n".join(_lines(model, current)))
+    for text in [*(f"Passed over: {reason}" for reason in reasons), *(f"Warning: {w}" for w in warnings)]:
+        typer.echo(text, err=True)
+
+
+@app.command()
+def show(name: Name) -> None:
+    """Show one model: state, folder and its card (origin, figures, licence)."""
+    from NeonatalSegLib.models import current_model, find_model
+
+    model = find_model(name)
+    typer.echo(f"{_lines(model, current_model()[0])[0]}\n{model.folder}\n")
+    card = model.folder / "docs" / "README.md"
+    typer.echo(card.read_text(encoding="utf-8", errors="replace") if card.is_file() else model.description)
+
+
+@app.command()
+def accept(name: Name) -> None:
+    """Make a model the current one: it is used from now on where no model is named."""
+    from NeonatalSegLib import store
+
+    before = store.current_name()
+    typer.echo(f"Current model: {store.accept(name).name} (before: {before})")
+
+
+@app.command("roll-back")
+def roll_back() -> None:
+    """Take the last acceptance back: the model that was current before is so again."""
+    from NeonatalSegLib import store
+
+    before = store.current_name()
+    typer.echo(f"Current model: {store.roll_back().name} (before: {before})")
+
+
+@app.command()
+def discard(name: Name) -> None:
+    """Delete one of your own models for good; neither the current one nor a shipped one."""
+    from NeonatalSegLib import store
+
+    store.discard(name)
+    typer.echo(f"Discarded: {name}")
+
+
+@app.command("export")
+def export(
+    name: Name,
+    file: Annotated[Path, typer.Argument(help="The zip file, replaced where it is there; or a folder for it.")],
+) -> None:
+    """Write a model into one zip file, for another computer. It names the scans and raters it was tuned with."""
+    from NeonatalSegLib import store
+
+    typer.echo(f"Written: {store.export_model(name, file)}")
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A zip file that `neonatalseg models export` wrote.")],
+    name: Annotated[str, typer.Option(help="Give it another name.")] = "",
+) -> None:
+    """Take over an exported model as a candidate; it is checked, and not used until it is accepted."""
+    from NeonatalSegLib import store
+
+    model = store.import_model(file, name)
+    typer.echo(f"Imported: {model.name}\n{model.folder}")
+
+
+def _lines(model: Model, current: str) -> list[str]:
+    """What the list says of a model."""
+    from NeonatalSegLib import store
+    from NeonatalSegLib.tissues import PHYSIOLOGICAL
+    from NeonatalSegLib.versions import Scores, dice_text
+
+    ours = model.metadata["neonatalseg"]
+    state = store.state_of(model) + (", current" if model.name == current else "")
+    lines = [f"{model.name}  {state}  {model.spacing_mm} mm  sha256 {model.hash[:12]}", f"  {model.description}"]
+    for inputs, figure in (ours.get("figures") or {}).items():
+        lines.append(f"  {inputs}: mean DSC {figure['mean_dsc_no_bg']:.3f} on {figure['subjects']} kept-out newborns")
+    if lineage := ours.get("lineage"):
+        short = {t.name: t.abbreviation for t in PHYSIOLOGICAL}
+        lines.append(f"  from {lineage.get('parent')}, {lineage.get('date')}")
+        rows = Scores.of(lineage).rows
+        scores = [
+            f"{short.get(n, n)} {before} -> {after}" for n, before, after, change in rows if change != dice_text(None)
+        ]
+        lines += [f"  DSC {', '.join(scores)}"] if scores else []
+    return lines

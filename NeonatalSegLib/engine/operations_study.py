@@ -1,0 +1,46 @@
+"""Operations of the worker on studies: planning which slices are to be annotated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from NeonatalSegLib.errors import NeonatalSegError
+
+if TYPE_CHECKING:
+    from NeonatalSegLib.engine.operations import Job, WarmModels
+
+
+def plan(job: Job, models: WarmModels) -> dict[str, Any]:
+    """Plan the slices of a study, pre-fill them and create the study's folder: all of it or nothing.
+
+    Fields: ``study`` (a missing or empty folder), ``scans`` (list of {name, t1, t2, age_weeks}; paths or null),
+    ``settings`` (of BudgetSettings), ``model`` (name or path, null for the default), ``device``, ``prefill`` ("model"
+    or "empty").
+
+    Result: ``study``, ``slices`` (how many were planned), ``model_name``, ``model_hash`` ("" where no model was
+    needed), ``warnings``.
+    """
+    from NeonatalSegLib.budget import BudgetSettings
+    from NeonatalSegLib.study import check_folder, check_scans, needs_model, scan_of_json, start_study
+
+    study = job.fields.get("study")
+    if not study:
+        raise NeonatalSegError("The request names no folder for the study.")
+    settings = BudgetSettings.from_json(job.fields.get("settings") or {})
+    prefill = job.fields.get("prefill") or "model"
+    scans = [scan_of_json(entry) for entry in job.fields.get("scans") or []]
+    check_folder(Path(study))  # before the model is loaded
+    check_scans(scans)
+    segmenter = None
+    if needs_model(settings, prefill):
+        job.progress("load model", 0.0)
+        segmenter, _ = models.get(job.fields.get("model"), job.fields.get("device") or "auto")
+    started = start_study(study, scans, settings, segmenter=segmenter, prefill=prefill, progress=job.progress)
+    return {
+        "study": str(started.folder),
+        "slices": len(started.plan.slices),
+        "model_name": started.model_name,
+        "model_hash": started.model_hash,
+        "warnings": list(started.warnings),
+    }

@@ -1,0 +1,208 @@
+"""From annotated slices on disk to a new model: what ``neonatalseg finetune`` and the panel run.
+
+Example:
+    >>> annotated = read_annotations("study")  # doctest: +SKIP
+    >>> tuned = finetune(find_model(), annotated, FineTuningSettings(strategy="full"))  # doctest: +SKIP
+    >>> tuned.save()  # a candidate in the model store  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from NeonatalSegLib.annotated import AnnotatedScan
+from NeonatalSegLib.budget import PlannedSlice, plane
+from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.models import Model
+from NeonatalSegLib.sparse import UNKNOWN, SparseCase, annotated_on
+from NeonatalSegLib.tissues import PHYSIOLOGICAL
+
+if TYPE_CHECKING:
+    from NeonatalSegLib.adaptation import Adapted, FineTuningSettings, Report
+    from NeonatalSegLib.datasets.cache import CachedSubject
+
+FEWEST_TO_HOLD_OUT = 4  # slices; with fewer, all are needed for learning
+PHANTOMS = 3  # synthetic newborns for rehearsal, where no other cases are given; one of them guards
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """A fine-tuning's end: the network with its figures, and where it comes from.
+
+    Attributes:
+        adapted: network, selection, figures on held-out slices, history, warnings.
+        parent: the model before.
+        learned, held_out: keys of the slices.
+        scans: names and ages in weeks, where known.
+    """
+
+    adapted: Adapted
+    parent: Model
+    settings: FineTuningSettings
+    learned: tuple[str, ...]
+    held_out: tuple[str, ...]
+    scans: tuple[tuple[str, float | None], ...]
+    raters: tuple[str, ...]
+    device: str
+
+    def lineage(self) -> dict[str, Any]:
+        """What the new model's metadata say of its making; DSC by tissue key, null where not measured."""
+        a = self.adapted
+        return {
+            "parent": self.parent.name,
+            "parent_sha256": self.parent.hash,
+            "strategy": self.settings.strategy,
+            "parameters_trained": a.selection.trained,
+            "parameters_total": a.selection.total,
+            "settings": self.settings.to_json(),
+            "slices": list(self.learned),
+            "held_out_slices": list(self.held_out),
+            "scans": [{"name": name, "age_weeks": age} for name, age in self.scans],
+            "raters": list(self.raters),
+            "before": by_tissue(a.before),
+            "after": by_tissue(a.after),
+            "before_mean": _mean(a.before),
+            "after_mean": _mean(a.after),
+            "source_before": a.source_before,
+            "source_after": a.source_after,
+            "mix": a.mix,
+            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "seconds": round(a.seconds, 1),
+            "device": self.device,
+            "stopped_early": a.stopped_early,
+        }
+
+    def save(self) -> Model:
+        """Write the network as a new version, a candidate, in the user's model store."""
+        from NeonatalSegLib.store import add_version
+
+        return add_version(self.adapted.network, self.parent.network, self.parent, self.lineage())
+
+
+def finetune(
+    model: Model,
+    annotated: Sequence[AnnotatedScan],
+    settings: FineTuningSettings,
+    *,
+    rehearsal: Sequence[CachedSubject] | None = None,
+    device: str = "auto",
+    report: Report | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> FineTuned:
+    """Fine-tune a model on the completed slices of a study.
+
+    Args:
+        model: the old model.
+        annotated: as ``annotation.read_annotations`` gives them.
+        rehearsal: prepared, fully labelled scans of the model's own domain, at its spacing; None: synthetic newborns.
+        device: "auto", "cpu" or "cuda".
+        report, should_stop: as in :func:`NeonatalSegLib.adaptation.adapt`.
+
+    Raises:
+        NeonatalSegError: nothing annotated, a scan that cannot be read, one class only, too little memory.
+    """
+    from NeonatalSegLib.adaptation import adapt
+    from NeonatalSegLib.inference import choose_device, device_text
+
+    where, notices = choose_device(device)
+    network = model.load_network()
+    _tell(report, "prepare", 0.0)
+    slices = [s for scan in annotated for s in scan.slices]
+    held_out = {s.key for s in hold_out(slices, settings.held_out, settings.seed)}
+    cases = [prepare_case(scan, held_out, model.spacing_mm) for scan in annotated]
+    _tell(report, "prepare", 0.02)
+    past = _rehearsal_cases(rehearsal, settings, model.spacing_mm)
+    adapted = adapt(
+        network, model.network, cases, settings, rehearsal=past, device=where, report=report, should_stop=should_stop
+    )
+    adapted.warnings[:0] = notices
+    return FineTuned(
+        adapted,
+        model,
+        settings,
+        tuple(s.key for s in slices if s.key not in held_out),
+        tuple(s.key for s in slices if s.key in held_out),
+        tuple((scan.name, scan.age_weeks) for scan in annotated),
+        tuple(sorted({rater for scan in annotated for rater in scan.raters})),
+        device_text(where),
+    )
+
+
+def hold_out(slices: Sequence[PlannedSlice], share: float, seed: int) -> list[PlannedSlice]:
+    """The slices that judge: every n-th in the order of scan, axis and position, from a start that the seed draws.
+
+    None where there are fewer than ``FEWEST_TO_HOLD_OUT``: then all are needed for learning.
+    """
+    if len(slices) < FEWEST_TO_HOLD_OUT or share <= 0:
+        return []
+    count = max(1, min(round(share * len(slices)), len(slices) - 1))
+    ordered = sorted(slices, key=lambda s: (s.scan, s.axis, s.index))
+    start = float(np.random.default_rng(seed).uniform(0, 1))
+    return [ordered[int((i + start) * len(ordered) / count)] for i in range(count)]
+
+
+def prepare_case(scan: AnnotatedScan, held_out: set[str], spacing_mm: float) -> SparseCase:
+    """An annotated scan on the network's grid; a voxel of a held-out slice is never learned from."""
+    from NeonatalSegLib.preprocessing import prepare
+    from NeonatalSegLib.scan import load_scan
+
+    prepared = prepare(load_scan(scan.t1, scan.t2, name=scan.name, age_weeks=scan.age_weeks), spacing_mm)
+    if not prepared.target.is_like(scan.grid, tolerance_mm=0.1):
+        raise NeonatalSegError(f"The annotation of {scan.name} does not lie on the grid of its scan.")
+    masks = {False: np.zeros(scan.labels.shape, bool), True: np.zeros(scan.labels.shape, bool)}
+    for s in scan.slices:
+        masks[s.key in held_out][plane(scan.grid, s.axis, s.index)] = True
+    learned = annotated_on(prepared.grid, prepared.target, scan.labels, masks[False])
+    judging = annotated_on(prepared.grid, prepared.target, scan.labels, masks[True])
+    return SparseCase(scan.name, prepared.array, np.where(judging == UNKNOWN, learned, UNKNOWN), judging)
+
+
+def by_tissue(per_class: np.ndarray) -> dict[str, float | None]:
+    """DSC of the eight tissues by key; None where not measured (JSON has no NaN)."""
+    values = {t.key: float(per_class[t.index]) for t in PHYSIOLOGICAL}
+    return {key: value if np.isfinite(value) else None for key, value in values.items()}
+
+
+def _mean(per_class: np.ndarray) -> float | None:
+    from NeonatalSegLib.adaptation import mean_tissue_dsc
+
+    return mean_tissue_dsc(per_class)
+
+
+def _rehearsal_cases(
+    given: Sequence[CachedSubject] | None, settings: FineTuningSettings, spacing_mm: float
+) -> list[SparseCase]:
+    if settings.rehearsal <= 0 or settings.strategy in ("none", "scratch"):
+        return []
+    if given is not None:
+        return [fully_labelled(s.name, np.array(s.image()), np.array(s.labels())) for s in given]
+    from NeonatalSegLib.datasets.cache import prepare_phantom
+
+    cases = []
+    for number in range(PHANTOMS):
+        _, image, labels = prepare_phantom(settings.seed + number, spacing_mm)
+        cases.append(fully_labelled(f"phantom{number:02d}", image, labels))
+    return cases
+
+
+def fully_labelled(name: str, image: np.ndarray, labels: np.ndarray) -> SparseCase:
+    """A case to rehearse: every voxel known, nothing held out."""
+    return SparseCase(name, image, labels, np.full(labels.shape, UNKNOWN, np.uint8))
+
+
+def read_rehearsal(folder: str | Path) -> list[CachedSubject]:
+    """A cache of prepared arrays (``neonatalseg train --cache-only``) to rehearse with."""
+    from NeonatalSegLib.datasets.cache import read_cache
+
+    return read_cache(folder)
+
+
+def _tell(report: Report | None, stage: str, fraction: float) -> None:
+    if report is not None:
+        report(stage, fraction, {})

@@ -1,0 +1,99 @@
+"""Patches to train on: drawn from cached subjects, whole or sparsely labelled, by their number in the run alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from monai.data import set_track_meta
+from torch.utils.data import Dataset, Sampler
+
+from NeonatalSegLib.augmentation import build_augmentation
+from NeonatalSegLib.datasets.cache import CachedSubject
+from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.sparse import UNKNOWN
+
+if TYPE_CHECKING:
+    from NeonatalSegLib.training import TrainingSettings
+
+PATCH_TRIES = 10  # draws of a patch from a sparsely labelled subject until it holds a label
+
+
+class PatchDataset(Dataset[dict[str, torch.Tensor]]):
+    """Random augmented patches; item ``i`` is the same whenever and wherever it is drawn.
+
+    ``known`` holds (z, y, x) bool masks of the labelled voxels, by subject; who is not in it is fully labelled.
+    Elsewhere the patches' labels are ``UNKNOWN``, which nearest-neighbour interpolation carries along.
+    """
+
+    def __init__(
+        self,
+        subjects: Sequence[CachedSubject],
+        settings: TrainingSettings,
+        known: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        set_track_meta(False)  # the arrays lie on one known grid already; tracking it costs time and memory
+        self.real = [s for s in subjects if not s.name.startswith("phantom")]
+        self.phantoms = [s for s in subjects if s.name.startswith("phantom")]
+        self.settings = settings
+        self.known = known or {}
+        self.transform = build_augmentation(settings.augmentation, settings.network.patch)
+        self._opened: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+        random = np.random.default_rng([self.settings.seed, number])
+        from_phantom = bool(self.phantoms) and (not self.real or random.random() < self.settings.phantom_share)
+        pool = self.phantoms if from_phantom else self.real
+        subject = pool[int(random.integers(len(pool)))]
+        image, labels = self._arrays(subject)
+        for _ in range(PATCH_TRIES if subject.name in self.known else 1):
+            self.transform.set_random_state(seed=int(random.integers(2**31)))
+            # The network's image is float16 on disk; a copy, since transforms may write into it.
+            out = self.transform(
+                {"image": torch.from_numpy(image.astype(np.float32)), "label": torch.from_numpy(labels)[None]}
+            )
+            if bool((out["label"] != UNKNOWN).any()):
+                break
+        age = torch.tensor(float("nan") if subject.age_weeks is None else subject.age_weeks, dtype=torch.float32)
+        return {"image": out["image"].float(), "label": out["label"][0].to(torch.uint8), "age": age}
+
+    def _arrays(self, subject: CachedSubject) -> tuple[np.ndarray, np.ndarray]:
+        if subject.name not in self._opened:
+            labels = np.array(subject.labels())
+            if subject.name in self.known:
+                labels[~self.known[subject.name]] = UNKNOWN
+            self._opened[subject.name] = (np.array(subject.image()), labels)
+        return self._opened[subject.name]
+
+
+class EpochSampler(Sampler[int]):
+    """Numbers of the patches of one epoch; Lightning calls ``set_epoch``. Each of several GPUs takes its own share."""
+
+    def __init__(self, per_epoch: int, rank: int = 0, world: int = 1) -> None:
+        self.per_epoch, self.rank, self.world, self.epoch = per_epoch, rank, world, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.per_epoch // self.world
+
+    def __iter__(self) -> Iterator[int]:
+        start = self.epoch * self.per_epoch
+        yield from range(start + self.rank, start + len(self) * self.world, self.world)
+
+
+def check_masks(training: Sequence[CachedSubject], known: Mapping[str, np.ndarray]) -> None:
+    """NeonatalSegError where a mask of labelled voxels is of nobody in training, of another grid, or empty."""
+    shapes = {s.name: s.labels().shape for s in training}
+    for name, mask in known.items():
+        if name not in shapes:
+            raise NeonatalSegError(f"There is a mask of labelled voxels for {name}, which is not trained on.")
+        if mask.shape != shapes[name] or mask.dtype != bool:
+            raise NeonatalSegError(
+                f"The mask of labelled voxels of {name} is {mask.dtype} {mask.shape}: expected bool {shapes[name]}."
+            )
+        if not mask.any():
+            raise NeonatalSegError(f"Nothing is labelled in {name}: leave it out, or label a slice of it.")

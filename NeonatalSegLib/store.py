@@ -1,0 +1,392 @@
+"""The user's own models: fine-tuned versions with their lineage, accepted, rolled back, discarded, passed on.
+
+    >>> from NeonatalSegLib import store
+    >>> store.current_name()  # what is used where no model is named
+    'neonatal-t1t2'
+
+A version is a bundle (models.py) in the user's folder. It is written beside its place and appears by one rename, so a
+killed process leaves no half model, and two that end at once give two. What is current follows from the history of
+events (model_history.py); nothing becomes current without :func:`accept`. Shipped models are only read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from NeonatalSegLib import model_history as log
+from NeonatalSegLib.durable import now, sync, sync_folder
+from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.model_card import scan_names, version_card, version_description
+from NeonatalSegLib.model_history import Event, user_folder
+from NeonatalSegLib.model_zip import check_name, name_in_zip, read_zip, write_zip
+from NeonatalSegLib.models import (
+    DEFAULT_MODEL,
+    Model,
+    current_model,
+    default_model_name,
+    find_model,
+    is_there,
+    read_model,
+    save_model,
+    shipped_folder,
+)
+from NeonatalSegLib.network import NetworkSettings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SHIPPED, CANDIDATE, ACCEPTED = "shipped", "candidate", "accepted"
+_NEW, _TRASH = ".new-", ".trash-"
+_ABANDONED_S = 24 * 3600.0  # a folder that is still being written after a day belongs to a process that was killed
+
+__all__ = [
+    "accept",
+    "add_version",
+    "current_name",
+    "discard",
+    "export_model",
+    "history",
+    "import_model",
+    "previous_name",
+    "roll_back",
+    "state_of",
+    "status",
+    "user_folder",
+]
+
+
+def add_version(
+    network: nn.Module,
+    settings: NetworkSettings,
+    parent: Model,
+    lineage: Mapping[str, Any],
+    *,
+    description: str = "",
+    card: str = "",
+) -> Model:
+    """Keep a fine-tuned network as a new candidate ``<root>-ft001``, ``-ft002`` ...; numbers are not used again.
+
+    Args:
+        settings: how the network is built.
+        parent: the model that it came from; its subjects, ages and licence notice are inherited.
+        lineage: JSON values for metadata.json: strategy, settings, slices, held_out_slices, scans (names, or {"name",
+            "age_weeks"}), raters, before and after {tissue key: DSC or None}, before_mean, after_mean, mix, seconds,
+            device, stopped_early. ``parent``, ``parent_sha256`` and ``date`` are added.
+        description: one line for lists; default: from the lineage.
+        card: a section Notes of the model card.
+
+    Raises:
+        NeonatalSegError: the models' folder cannot be written; nothing is left behind.
+    """
+    lineage = {"date": now(), **_plain(lineage), "parent": parent.name, "parent_sha256": parent.hash}
+    description = description or version_description(parent.name, lineage)
+    facts = {**_inherited(parent, lineage), "lineage": lineage}
+    try:
+        while True:
+            folder = _claim_version(_root_name(parent.name))
+            with _removed_at_end(folder.parent):
+                text = version_card(folder.name, parent, lineage, description, card)
+                save_model(network, settings, folder, description=description, card=text, facts=facts)
+                if _appear(folder):
+                    return read_model(user_folder() / folder.name)
+    except (OSError, RuntimeError) as error:  # torch tells of a full disk by a RuntimeError
+        raise NeonatalSegError(log.why_not_written(user_folder(), error)) from error
+
+
+def status(name: str) -> str:
+    """ "shipped", "candidate" or "accepted" (also one that was current earlier and was not rolled back)."""
+    return state_of(_by_name(name))
+
+
+def state_of(model: Model) -> str:
+    """As :func:`status`, for a model that was read already."""
+    if model.folder.parent == shipped_folder():
+        return SHIPPED
+    return ACCEPTED if (model.name, model.hash) in log.accepted_order(log.read_events()) else CANDIDATE
+
+
+def current_name() -> str:
+    """Name of the model that is used where none is named; see models.current_model for its warnings."""
+    return default_model_name()
+
+
+def accept(name: str) -> Model:
+    """Make a model the current one, after its weights were compared with their hash.
+
+    Raises:
+        NeonatalSegError: there is no such model, or it is broken; what was current stays so.
+    """
+    model = _by_name(name)
+    model.check_weights()
+
+    def decide(events: Sequence[Event]) -> Event | None:
+        return None if current_model(events)[0] == name else Event(log.ACCEPT, name, model.hash)
+
+    log.add_event(decide)
+    return model
+
+
+def roll_back() -> Model:
+    """Take the last acceptance back: the model that was current before is so again.
+
+    Raises:
+        NeonatalSegError: the shipped model is current, and nothing was before it.
+    """
+
+    def decide(events: Sequence[Event]) -> Event:
+        before = _before(events)
+        if before is None:
+            raise NeonatalSegError(f"There is nothing to roll back: {current_model(events)[0]} is the first model.")
+        return Event(log.ROLL_BACK, *before)
+
+    event = log.add_event(decide)
+    assert event is not None
+    return find_model(event.name)
+
+
+def previous_name() -> str | None:
+    """The model that :func:`roll_back` would bring back; None where there is none."""
+    before = _before(log.read_events())
+    return before[0] if before else None
+
+
+def discard(name: str) -> None:
+    """Delete one of the user's models, whole or broken; it is renamed first, so that no half model is ever listed.
+
+    Raises:
+        NeonatalSegError: it is shipped, current, not there, or in use by another program (Windows).
+    """
+    if _is_shipped(name):
+        raise NeonatalSegError(f"{name} came with NeonatalSeg and cannot be discarded.")
+    folder = user_folder() / name
+    there = _is_plain(name) and folder.is_dir()
+
+    def decide(events: Sequence[Event]) -> Event:
+        if not there and name not in [known for known, _ in log.accepted_order(events)]:
+            raise NeonatalSegError(f"There is no model named {name!r} in {user_folder()}.")
+        if current_model(events)[0] == name:
+            raise NeonatalSegError(
+                f"{name} is the current model: accept another one or roll back first, then discard it."
+            )
+        return Event(log.DISCARD, name, "")
+
+    log.add_event(decide)
+    if there:
+        _delete(folder)
+
+
+def history() -> list[Event]:
+    """What was accepted, rolled back and discarded, the oldest first."""
+    return log.read_events()
+
+
+def export_model(name: str, zip_file: str | Path) -> Path:
+    """Write a model into one zip file (into that folder, where ``zip_file`` is one); an existing file is replaced.
+
+    Returns:
+        The file.
+
+    Raises:
+        NeonatalSegError: no such model, its weights are not those of its hash, or the file cannot be written.
+    """
+    model, file = find_model(name), Path(zip_file)
+    model.check_weights()
+    file = file / f"{model.name}.zip" if file.is_dir() else file
+    try:
+        write_zip(model.folder, check_name(model.name), file)
+    except OSError as error:
+        raise NeonatalSegError(
+            f"{file} could not be written ({error.strerror}): free space or choose another place."
+        ) from error
+    return file
+
+
+def import_model(zip_file: str | Path, name: str = "") -> Model:
+    """Take over a model that :func:`export_model` wrote elsewhere, as a candidate. The zip is not trusted.
+
+    Args:
+        name: under another name than its own.
+
+    Raises:
+        NeonatalSegError: not an exported model, or one that is damaged, dangerous, of a newer format or with other
+            labels; or other weights have that name here. Nothing is left behind.
+    """
+    file = Path(zip_file)
+    name = check_name(name or name_in_zip(file))
+    try:
+        user_folder().mkdir(parents=True, exist_ok=True)
+        staging = user_folder() / f"{_NEW}{uuid.uuid4().hex}"
+        with _removed_at_end(staging):
+            read_zip(file, staging / name)
+            try:
+                model = read_model(staging / name)
+                model.check_weights()
+            except NeonatalSegError as error:  # the user knows the zip, not the folder that it was unpacked into
+                raise NeonatalSegError(str(error).replace(str(staging / name), str(file))) from error
+            return _existing(name, model.hash) or _moved_in(staging / name) or _must_be(name, model.hash)
+    except OSError as error:
+        raise NeonatalSegError(log.why_not_written(user_folder(), error)) from error
+
+
+def _existing(name: str, weights_hash: str) -> Model | None:
+    """The model of that name that is here already with the same weights; NeonatalSegError with others."""
+    same = [p for parent in (shipped_folder(), user_folder()) if parent.is_dir() for p in parent.iterdir()]
+    for folder in same:
+        if folder.name.casefold() == name.casefold() and folder.is_dir():  # some systems do not tell cases apart
+            with suppress(NeonatalSegError):
+                if (there := read_model(folder)).hash == weights_hash:
+                    return there
+            raise NeonatalSegError(
+                f"There is a model {folder.name} already, with other weights: import this one under a new name "
+                "(neonatalseg models import FILE --name NAME)."
+            )
+    return None
+
+
+def _moved_in(folder: Path) -> Model | None:
+    return read_model(user_folder() / folder.name) if _appear(folder) else None
+
+
+def _must_be(name: str, weights_hash: str) -> Model:
+    """Another process was quicker with this name: then its model is judged like any that was here before."""
+    there = _existing(name, weights_hash)
+    assert there is not None
+    return there
+
+
+def _by_name(name: str) -> Model:
+    """An installed model; a path is none, so that nothing outside the store is accepted."""
+    if not _is_plain(name):
+        raise NeonatalSegError(f"{name!r} is not the name of an installed model. Import it first.")
+    return find_model(name)
+
+
+def _is_plain(name: str) -> bool:
+    return bool(name) and not name.startswith(".") and not re.search(r"[/\\:]", name)
+
+
+def _is_shipped(name: str) -> bool:
+    return _is_plain(name) and (shipped_folder() / name).is_dir()
+
+
+def _before(events: Sequence[Event]) -> tuple[str, str] | None:
+    """Name and hash of what a roll-back brings; models that are gone do not count, the shipped one is before all."""
+    order: list[tuple[str, str]] = [(DEFAULT_MODEL, "")]
+    for entry in log.accepted_order(events):
+        if entry[0] == order[-1][0]:
+            order[-1] = entry
+        elif is_there(*entry):
+            order.append(entry)
+    return order[-2] if len(order) > 1 else None
+
+
+def _root_name(parent: str) -> str:
+    """The name that the versions of a family share, fit for a folder."""
+    root = re.sub(r"-ft\d+$", "", parent)
+    return re.sub(r"[^A-Za-z0-9._-]", "-", root).strip(".-_")[:60] or "model"
+
+
+def _claim_version(root: str) -> Path:
+    """A folder to write the next version in; its last part is the name, which is this process's alone."""
+    store = user_folder()
+    store.mkdir(parents=True, exist_ok=True)
+    _sweep(store)
+    names = [p.name.removeprefix(_NEW) for p in store.iterdir()] + [event.name for event in log.read_events()]
+    taken = (re.fullmatch(re.escape(root) + r"-ft(\d+)", name) for name in names)
+    number = max((int(found[1]) for found in taken if found), default=0)
+    while True:
+        number += 1
+        name = f"{root}-ft{number:03d}"
+        staging = store / f"{_NEW}{name}"
+        try:
+            staging.mkdir()  # by one process only
+        except FileExistsError:
+            continue
+        if not (store / name).exists():  # nor by one that ended meanwhile
+            return staging / name
+        staging.rmdir()
+
+
+@contextmanager
+def _removed_at_end(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _appear(folder: Path) -> bool:
+    """Move a finished bundle into the store by one rename; False where a model has that name."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with file.open("r+b") as stream:  # on the disk before it is listed, also where the power fails
+                sync(stream)
+    target = user_folder() / folder.name
+    try:
+        os.rename(folder, target)  # noqa: PTH104
+    except OSError:
+        if target.exists():
+            return False
+        raise
+    sync_folder(target.parent)
+    return True
+
+
+def _delete(folder: Path) -> None:
+    trash = folder.with_name(f"{_TRASH}{uuid.uuid4().hex}")
+    try:
+        os.rename(folder, trash)  # noqa: PTH104
+        if trash.is_symlink():  # someone's own folder, linked into the store: only the link goes
+            trash.unlink()
+        else:
+            shutil.rmtree(trash, ignore_errors=True)  # what is left goes with the next sweep
+    except OSError as error:
+        raise NeonatalSegError(
+            f"The model {folder} could not be removed ({error.strerror}): close the programs that use it and try again."
+        ) from error
+
+
+def _sweep(store: Path) -> None:
+    """Delete what killed processes left behind."""
+    for folder in store.glob(".*"):
+        with suppress(OSError):
+            abandoned = time.time() - folder.stat().st_mtime > _ABANDONED_S
+            if folder.name.startswith(_TRASH) or (folder.name.startswith(_NEW) and abandoned):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _inherited(parent: Model, lineage: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts of the new model: what it has seen is what its parent has seen, and the scans of this fine-tuning."""
+    scans = scan_names(lineage)
+    ages = [float(s["age_weeks"]) for s in lineage.get("scans") or () if isinstance(s, Mapping) and s.get("age_weeks")]
+    before: Mapping[str, Any] = {} if lineage.get("strategy") == "scratch" else parent.metadata["neonatalseg"]
+    facts: dict[str, Any] = {"training_subjects": list(dict.fromkeys([*before.get("training_subjects", ()), *scans]))}
+    for kept_out in ("validation_subjects", "test_subjects"):
+        if before.get(kept_out):  # what was learned from now is kept out no more
+            facts[kept_out] = [subject for subject in before[kept_out] if subject not in scans]
+    if ages := sorted([*ages, *map(float, before.get("ages_weeks") or ())]):
+        facts["ages_weeks"] = [ages[0], ages[-1]]
+    return facts
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN, no tuples and no numbers of numpy."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else json.loads(json.dumps(value))

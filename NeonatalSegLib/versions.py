@@ -1,0 +1,86 @@
+"""The user's own models as people see them: their names, where they come from, and what they score before and after."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import NeonatalSegError
+from .tissues import PHYSIOLOGICAL
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Dice (0-1) on the held-out slices by tissue key, before and after; None where a tissue was not there."""
+
+    before: Mapping[str, float | None] = field(default_factory=dict)
+    after: Mapping[str, float | None] = field(default_factory=dict)
+    before_mean: float | None = None
+    after_mean: float | None = None
+
+    @staticmethod
+    def of(fields: Mapping[str, Any]) -> Scores:
+        """From a result of the operation "finetune", or from a model's lineage: both have these keys."""
+        return Scores(
+            dict(fields.get("before") or {}),
+            dict(fields.get("after") or {}),
+            fields.get("before_mean"),
+            fields.get("after_mean"),
+        )
+
+    @property
+    def rows(self) -> tuple[tuple[str, str, str, str], ...]:
+        """(tissue, before, after, change) as shown, the mean last; none where nothing was measured."""
+        if not self.before and not self.after:
+            return ()
+        pairs = [(t.name, self.before.get(t.key), self.after.get(t.key)) for t in PHYSIOLOGICAL]
+        pairs.append(("Mean", self.before_mean, self.after_mean))
+        return tuple(
+            (name, dice_text(before), dice_text(after), change_text(before, after)) for name, before, after in pairs
+        )
+
+
+@dataclass(frozen=True)
+class Version:
+    """A model of the user's store: ``state`` is "candidate" or "accepted"."""
+
+    name: str
+    state: str
+    strategy: str = ""
+    parent: str = ""
+    scores: Scores = field(default_factory=Scores)
+
+    @property
+    def label(self) -> str:
+        """For the list: "neonatal-t1t2-ft001 (candidate)"."""
+        return f"{self.name} ({self.state})"
+
+
+def dice_text(value: float | None) -> str:
+    """Three decimals, a dash where nothing was measured."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
+
+
+def change_text(before: float | None, after: float | None) -> str:
+    """The difference with its sign, a dash where one of the two was not measured."""
+    if before is None or after is None or not math.isfinite(after - before):
+        return "–"
+    return f"{after - before:+.3f}"
+
+
+def list_versions() -> list[Version]:
+    """The user's own models, sorted by name, so that the newest of a family is the last."""
+    from .models import list_models
+    from .store import SHIPPED, status
+
+    versions = []
+    for model in list_models():
+        with suppress(NeonatalSegError):  # another process has just removed it
+            if (state := status(model.name)) != SHIPPED:
+                lineage = model.metadata["neonatalseg"].get("lineage") or {}
+                made = str(lineage.get("strategy", "")), str(lineage.get("parent", ""))
+                versions.append(Version(model.name, state, *made, Scores.of(lineage)))
+    return versions

@@ -1,0 +1,358 @@
+"""Fine-tuning on arrays: what each strategy trains, what is learned from, and what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from NeonatalSegLib.adaptation import FineTuningSettings, adapt, judge, mean_tissue_dsc, mixed
+from NeonatalSegLib.augmentation import AugmentationSettings
+from NeonatalSegLib.errors import Cancelled, NeonatalSegError
+from NeonatalSegLib.geometry import Grid
+from NeonatalSegLib.losses import DiceCELoss, merge_classes
+from NeonatalSegLib.network import NetworkSettings, build_network
+from NeonatalSegLib.sparse import UNKNOWN, SparseCase, SparsePatches, annotated_on
+from NeonatalSegLib.strategies import STRATEGIES, blocks, trainable_parameters
+
+TINY = NetworkSettings((4, 6, 8, 8), 2.0, (16, 16, 16), heads=1)
+STILL = AugmentationSettings(
+    flip=(0, 0, 0), elastic=0, affine=0, noise=0, smooth=0, intensity=0, contrast=0, bias=0, drop_modality=0
+)
+QUICK = FineTuningSettings(
+    steps=4, rehearsal=0, augmentation=STILL, learning_rate=1e-2, ema=0.5, mixes=(1.0,), patch=(16, 16, 16)
+)
+
+
+def shells(seed: int = 0, side: int = 24) -> tuple[np.ndarray, np.ndarray]:
+    """An image (2, z, y, x) and labels 0-9: nested shells, each with an intensity of its own."""
+    random = np.random.default_rng(seed)
+    z, y, x = np.mgrid[:side, :side, :side] - (side - 1) / 2
+    labels = np.clip(9 - (np.sqrt(z**2 + y**2 + x**2) * 20 / side), 0, 9).astype(np.uint8)
+    values = np.linspace(-1.5, 1.5, 10)
+    image = np.stack([values[labels], values[::-1][labels]]) + random.normal(0, 0.05, (2, side, side, side))
+    return image.astype(np.float32), labels
+
+
+def sliced(name: str = "a", learn: tuple[int, ...] = (6, 10, 14), judged: tuple[int, ...] = (12,)) -> SparseCase:
+    image, labels = shells()
+    sides = []
+    for chosen in (learn, judged):
+        side = np.full(labels.shape, UNKNOWN, np.uint8)
+        side[list(chosen)] = labels[list(chosen)]
+        sides.append(side)
+    return SparseCase(name, image, *sides)
+
+
+def whole(name: str, seed: int = 0) -> SparseCase:
+    image, labels = shells(seed)
+    return SparseCase(name, image, labels, np.full(labels.shape, UNKNOWN, np.uint8))
+
+
+@pytest.fixture
+def network() -> torch.nn.Module:
+    torch.manual_seed(99)
+    return build_network(TINY).eval()
+
+
+def weights(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+
+
+# Strategies
+
+
+def test_the_papers_network_trains_the_blocks_that_the_paper_names() -> None:
+    """Six levels: bottleneck and neighbours; two blocks more; four more: all but first, last up-sampling and output."""
+    settings = NetworkSettings((2, 2, 2, 2, 2, 2), 1.0, (64, 64, 64), heads=2)
+    network = build_network(settings)
+    order, bottleneck, heads = blocks(network, settings)
+    assert len(order) == 12 and bottleneck == 5 and len(heads) == 2
+    trained = {}
+    for strategy in STRATEGIES:
+        trainable_parameters(network, settings, strategy)
+        trained[strategy] = [p for p, b in enumerate(order) if all(q.requires_grad for q in b.parameters())]
+        head_trains = [q.requires_grad for head in heads for q in head.parameters()]
+        assert all(head_trains) if strategy != "none" else not any(head_trains)
+    assert trained["none"] == []
+    assert trained["shallow"] == [4, 5, 6]
+    assert trained["medium"] == [3, 4, 5, 6, 7]
+    assert trained["deep"] == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert trained["full"] == trained["scratch"] == list(range(12))
+
+
+def test_the_count_is_that_of_the_parameters_which_change(network: torch.nn.Module) -> None:
+    for strategy in ("shallow", "medium", "deep", "full"):
+        before = weights(network)
+        done = adapt(network, TINY, [sliced()], FineTuningSettings(**{**vars(QUICK), "strategy": strategy}))
+        after = weights(done.network)
+        changed = {name for name in before if not torch.equal(before[name], after[name])}
+        assert changed <= done.selection.names
+        assert sum(before[name].numel() for name in changed) >= 0.95 * done.selection.trained  # a bias may stand still
+        assert done.selection.total == sum(value.numel() for value in before.values())
+
+
+def test_the_old_network_is_left_as_it_was(network: torch.nn.Module) -> None:
+    before, flags = weights(network), [p.requires_grad for p in network.parameters()]
+    adapt(network, TINY, [sliced()], QUICK)
+    assert all(torch.equal(before[name], value) for name, value in weights(network).items())
+    assert [p.requires_grad for p in network.parameters()] == flags and not network.training
+
+
+def test_none_changes_nothing_and_scratch_forgets_everything(network: torch.nn.Module) -> None:
+    none = adapt(network, TINY, [sliced()], FineTuningSettings(**{**vars(QUICK), "strategy": "none"}))
+    assert none.history == [] and none.mix == 0
+    assert all(torch.equal(weights(network)[name], value) for name, value in weights(none.network).items())
+    still = FineTuningSettings(**{**vars(QUICK), "strategy": "scratch", "learning_rate": 0.0, "weight_decay": 0.0})
+    scratch = adapt(network, TINY, [sliced()], still)
+    assert scratch.mix == 1.0
+    kernels = [name for name, value in weights(network).items() if value.ndim == 5]
+    assert not any(torch.equal(weights(network)[name], weights(scratch.network)[name]) for name in kernels)
+
+
+def test_an_unknown_strategy_is_told_with_the_known_ones() -> None:
+    with pytest.raises(NeonatalSegError, match="shallow, medium, deep, full, scratch"):
+        FineTuningSettings(strategy="everything")
+
+
+# What is learned from
+
+
+def test_labels_that_nobody_gave_do_not_matter(network: torch.nn.Module) -> None:
+    """The same annotated slices in two different truths give the same weights."""
+    case = sliced()
+    image, labels = shells()
+    other = labels[::-1, ::-1].copy()
+    for index in (6, 10, 14):
+        other[index] = labels[index]
+    learned = np.where(case.labels == UNKNOWN, UNKNOWN, other).astype(np.uint8)
+    one = adapt(network, TINY, [case], QUICK)
+    two = adapt(network, TINY, [SparseCase("a", image, learned, case.held_out)], QUICK)
+    assert all(torch.equal(weights(one.network)[name], value) for name, value in weights(two.network).items())
+
+
+def test_every_patch_shows_annotated_voxels_and_invents_none() -> None:
+    case = sliced(judged=())
+    patches = SparsePatches([case], [], 0.0, (16, 16, 16), STILL, seed=3)
+    for number in range(20):
+        drawn, labels = patches.draw(number)
+        known = (labels != UNKNOWN).numpy()
+        assert known.any()
+        assert {int(z) for z in np.unique(np.nonzero(known)[0])} <= set(range(16)) and known.sum(0).max() <= 3
+        again, same = patches.draw(number)
+        assert torch.equal(drawn, again) and torch.equal(labels, same)
+
+
+def test_patches_from_beyond_the_border_are_unknown() -> None:
+    image, labels = shells(side=8)
+    patches = SparsePatches([SparseCase("a", image, labels, labels)], [], 0, (16, 16, 16), STILL, seed=0)
+    _, drawn = patches.draw(0)
+    assert int((drawn != UNKNOWN).sum()) == 8**3
+
+
+def test_rehearsal_takes_its_share() -> None:
+    case = sliced()
+    past = SparseCase("past", np.full_like(case.image, 7.0), whole("w").labels, whole("w").held_out)
+    patches = SparsePatches([case], [past], 0.3, (8, 8, 8), STILL, seed=0)
+    share = np.mean([float(patches.draw(i)[0].min()) == 7.0 for i in range(200)])
+    assert 0.2 < share < 0.4
+
+
+def test_fine_tuning_helps_on_slices_that_it_never_saw(network: torch.nn.Module) -> None:
+    settings = FineTuningSettings(**{**vars(QUICK), "steps": 160, "learning_rate": 2e-2, "ema": 0.8})
+    done = adapt(network, TINY, [sliced()], settings)
+    before, after = mean_tissue_dsc(done.before), mean_tissue_dsc(done.after)
+    assert before is not None and after is not None and after > before + 0.1
+    assert [step for step, _, held in done.history if held is not None] == [40, 80, 120, 160]
+
+
+def test_a_network_without_deep_supervision_is_fine_tuned_as_well() -> None:
+    shape = NetworkSettings((4, 6, 8), 2.0, (16, 16, 16), heads=0)
+    done = adapt(build_network(shape), shape, [sliced()], QUICK)
+    assert len(done.history) == QUICK.steps
+
+
+def test_the_result_is_judged_on_held_out_slices_alone(network: torch.nn.Module) -> None:
+    """The figure is that of the returned network on the held-out voxels, counted by hand."""
+    case = sliced()
+    done = adapt(network, TINY, [case], QUICK)
+    again = judge(done.network, TINY, [case])
+    np.testing.assert_allclose(done.after, again, equal_nan=True)
+    assert np.isnan(judge(network, TINY, [whole("nothing held out")])).all()
+
+
+# Merged classes
+
+
+def test_merged_classes_have_the_probability_of_both() -> None:
+    logits = torch.randn(2, 10, 3, 3, 3)
+    together = torch.softmax(merge_classes(logits, [(6, 8), (7, 9)]), 1)
+    apart = torch.softmax(logits, 1)
+    torch.testing.assert_close(together[:, 6], apart[:, 6] + apart[:, 8])
+    torch.testing.assert_close(together[:, 7], apart[:, 7] + apart[:, 9])
+    torch.testing.assert_close(together[:, :6], apart[:, :6])
+    assert float(together[:, 8:].max()) < 1e-6
+
+
+def test_a_merged_label_does_not_say_which_of_its_tissues_a_voxel_is() -> None:
+    """Swapping the two logits of a group leaves the loss as it is."""
+    logits, labels = torch.randn(1, 10, 4, 4, 4), torch.full((1, 4, 4, 4), 6)
+    swapped = logits[:, [0, 1, 2, 3, 4, 5, 8, 7, 6, 9]]
+    loss = DiceCELoss()
+    one, two = (loss(merge_classes(values, [(6, 8)]), labels) for values in (logits, swapped))
+    torch.testing.assert_close(one, two)
+
+
+def test_judging_merged_classes_counts_both_as_one(network: torch.nn.Module) -> None:
+    image, labels = shells()
+    merged = np.where(labels == 8, 6, labels).astype(np.uint8)
+    by_ten = judge(network, TINY, [SparseCase("a", image, labels, labels)], [(6, 8)])
+    by_nine = judge(network, TINY, [SparseCase("a", image, labels, merged)], [(6, 8)])
+    np.testing.assert_allclose(by_ten, by_nine, equal_nan=True)
+    assert np.isnan(by_nine[8])
+
+
+# The end of a run
+
+
+def test_stop_keeps_the_best_so_far(network: torch.nn.Module) -> None:
+    steps: list[int] = []
+
+    def report(stage: str, fraction: float, facts: Mapping[str, Any]) -> None:
+        steps.extend([facts["step"]] if "step" in facts else [])
+
+    settings = FineTuningSettings(**{**vars(QUICK), "steps": 50})
+    done = adapt(network, TINY, [sliced()], settings, report=report, should_stop=lambda: len(steps) >= 3)
+    assert done.stopped_early and len(done.history) == 3
+    assert np.isfinite(done.after).any() and not np.isnan(mean_tissue_dsc(done.after) or np.nan)
+
+
+def test_cancel_ends_without_a_result(network: torch.nn.Module) -> None:
+    def report(stage: str, fraction: float, facts: Mapping[str, Any]) -> None:
+        if facts.get("step") == 2:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        adapt(network, TINY, [sliced()], QUICK, report=report)
+
+
+def test_too_little_memory_makes_smaller_patches() -> None:
+    settings = NetworkSettings((4, 6, 8), 2.0, (24, 24, 24), heads=1)
+
+    class Small(torch.nn.Module):
+        """A network on a machine that cannot hold the gradients of a large patch."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = build_network(settings)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            if self.training and torch.is_grad_enabled() and x.shape[-1] > 16:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
+            return self.inner(x)
+
+    done = adapt(Small(), settings, [sliced()], FineTuningSettings(**{**vars(QUICK), "patch": (24, 24, 24)}))
+    assert len(done.history) == QUICK.steps
+    assert any("16 voxels" in warning for warning in done.warnings)
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory(network: torch.nn.Module) -> None:
+    case = sliced()
+    with pytest.raises(RuntimeError, match="channels"):
+        adapt(network, TINY, [SparseCase("a", case.image[:1], case.labels, case.held_out)], QUICK)
+
+
+def test_mixing_is_linear_between_old_and_new(network: torch.nn.Module) -> None:
+    torch.manual_seed(1)
+    other = build_network(TINY).eval()
+    half = weights(mixed(network, other, 0.25))
+    for name, value in weights(network).items():
+        torch.testing.assert_close(half[name], 0.75 * value + 0.25 * weights(other)[name])
+
+
+def test_a_new_model_that_forgets_is_held_back(network: torch.nn.Module) -> None:
+    """With a case that guards the old domain, the mix with the least harm wins over the best on the new one."""
+    strong = {**vars(QUICK), "learning_rate": 2e-2, "ema": 0.8}
+    learned = adapt(network, TINY, [whole("old")], FineTuningSettings(**{**strong, "steps": 250})).network
+    case = sliced()
+    inverted = SparseCase("new", -case.image, case.labels, case.held_out)
+    settings = FineTuningSettings(**{**strong, "steps": 100, "mixes": (0.02, 1.0)})
+    free = adapt(learned, TINY, [inverted], settings)
+    guarded = adapt(learned, TINY, [inverted], settings, rehearsal=[whole("old"), whole("guard", seed=1)])
+    assert free.mix == 1.0 and guarded.mix == 0.02
+    assert guarded.source_before is not None and guarded.source_after is not None
+    assert guarded.source_after > guarded.source_before - 0.01
+
+
+def test_few_slices_are_all_learned_from_and_that_is_told(network: torch.nn.Module) -> None:
+    done = adapt(network, TINY, [sliced(judged=())], FineTuningSettings(**{**vars(QUICK), "mixes": (0.5, 1.0)}))
+    assert np.isnan(done.before).all() and np.isnan(done.after).all()
+    assert "not judged" in done.warnings[0]
+    assert all(held is None for _, _, held in done.history)
+
+
+def test_one_class_teaches_nothing(network: torch.nn.Module) -> None:
+    case = sliced()
+    background = np.where(case.labels == UNKNOWN, UNKNOWN, 0).astype(np.uint8)
+    with pytest.raises(NeonatalSegError, match="one class only"):
+        adapt(network, TINY, [SparseCase("a", case.image, background, case.held_out)], QUICK)
+
+
+def test_no_known_voxel_is_told(network: torch.nn.Module) -> None:
+    case = sliced(learn=())
+    with pytest.raises(NeonatalSegError, match="No annotated slice"):
+        adapt(network, TINY, [case], QUICK)
+
+
+def test_settings_survive_json() -> None:
+    import json
+
+    settings = FineTuningSettings("deep", steps=7, merged=((6, 8),), patch=(32, 32, 32), augmentation=STILL)
+    assert FineTuningSettings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
+    with pytest.raises(NeonatalSegError, match="'step'"):
+        FineTuningSettings.from_json({"step": 3})
+
+
+# Slices on the network's grid
+
+
+def grid(size: tuple[int, int, int], spacing: tuple[float, float, float], degrees: float = 0.0) -> Grid:
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    direction = (1.0, 0.0, 0.0, 0.0, float(c), -float(s), 0.0, float(s), float(c))
+    return Grid(size, spacing, (0.0, 0.0, 0.0), direction)
+
+
+@pytest.mark.parametrize("spacing", [0.5, 0.86, 3.0])
+def test_no_annotated_slice_is_lost_on_the_way_to_the_network(spacing: float) -> None:
+    scan = grid((20, 20, round(30 / spacing)), (1.0, 1.0, spacing))
+    net = grid((20, 20, 36), (0.8, 0.8, 0.8))
+    for index in range(1, scan.size[2] - 1):
+        labels, annotated = np.zeros(scan.shape, np.uint8), np.zeros(scan.shape, bool)
+        labels[index], annotated[index] = 5, True
+        if not 0 <= index * spacing <= 0.8 * 35:
+            continue
+        found = annotated_on(net, scan, labels, annotated)
+        planes = np.unique(np.nonzero(found == 5)[0])
+        assert planes.size and set(np.unique(found)) == {5, UNKNOWN}
+        assert np.abs(planes * 0.8 - index * spacing).max() <= max(0.8, spacing) / 2 + 1e-6
+
+
+def test_labels_arrive_where_they_are_in_space() -> None:
+    """An oblique scan: each known network voxel carries the label of the scan voxel that holds its centre."""
+    scan, net = grid((30, 30, 30), (1.0, 1.0, 1.0), 25.0), grid((40, 40, 40), (0.8, 0.8, 0.8))
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 10, scan.shape).astype(np.uint8)
+    annotated = np.zeros(scan.shape, bool)
+    annotated[12], annotated[:, 7] = True, True
+    found = annotated_on(net, scan, labels, annotated)
+    known = np.argwhere(found != UNKNOWN)
+    assert len(known) > 500
+    agree = 0
+    for z, y, x in known:
+        point = np.array([x, y, z]) * 0.8
+        i, j, k = np.rint(np.linalg.inv(scan.matrix()[:3, :3]) @ point).astype(int)
+        agree += bool(annotated[k, j, i]) and labels[k, j, i] == found[z, y, x]
+    assert agree == len(known)

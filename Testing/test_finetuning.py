@@ -1,0 +1,215 @@
+"""Fine-tuning from a study on disk to a candidate in the store: library, compute process and command."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from NeonatalSegLib import store
+from NeonatalSegLib.adaptation import FineTuningSettings
+from NeonatalSegLib.annotated import read_annotations
+from NeonatalSegLib.annotation import Project
+from NeonatalSegLib.budget import BudgetSettings, PlannedSlice, plane
+from NeonatalSegLib.datasets.phantom import Phantom
+from NeonatalSegLib.engine.client import Client, EngineError
+from NeonatalSegLib.errors import Cancelled, NeonatalSegError
+from NeonatalSegLib.finetuning import finetune, hold_out, prepare_case
+from NeonatalSegLib.models import Model, read_model, save_model
+from NeonatalSegLib.network import NetworkSettings, build_network
+from NeonatalSegLib.sparse import UNKNOWN
+from NeonatalSegLib.study import start_study
+from NeonatalSegLib.study_folder import StudyScan
+
+TINY = NetworkSettings((4, 6, 6), 3.0, (32, 32, 32), heads=1)
+QUICK = {"steps": 3, "rehearsal": 0.0, "patch": [32, 32, 32]}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Model:
+    torch.manual_seed(0)
+    return save_model(build_network(TINY), TINY, tmp_path / "tiny", description="random weights")
+
+
+@pytest.fixture
+def study(tmp_path: Path, newborn_files: dict[str, Path]) -> Path:
+    """Ten axial slices planned on one scan, nothing annotated."""
+    settings = BudgetSettings(10, "slices", "scan", "axial", "equidistant", "brain")
+    scan = StudyScan("sub-01", newborn_files["t1"], newborn_files["t2"], 40.0)
+    start_study(tmp_path / "study", [scan], settings, prefill="empty")
+    return tmp_path / "study"
+
+
+def annotate(study: Path, labels: sitk.Image, count: int, rater: str = "anna") -> list[PlannedSlice]:
+    """Complete the first ``count`` slices with the truth."""
+    truth = sitk.GetArrayFromImage(labels)
+    done = []
+    with Project.open(study, rater) as project:
+        for item in project.items[:count]:
+            s = item.slice
+            project.start(s.key)
+            project.complete(s.key, truth[plane(project.plan.grids[s.scan], s.axis, s.index)], 20.0)
+            done.append(s)
+    return done
+
+
+def test_a_study_becomes_a_candidate_with_its_lineage(study: Path, model: Model, newborn: Phantom) -> None:
+    annotate(study, newborn.labels, 10)
+    before = store.current_name()
+    tuned = finetune(model, read_annotations(study), FineTuningSettings.from_json({**QUICK, "strategy": "shallow"}))
+    assert len(tuned.learned) == 8 and len(tuned.held_out) == 2 and not set(tuned.learned) & set(tuned.held_out)
+    made = tuned.save()
+    lineage = read_model(made.folder).metadata["neonatalseg"]["lineage"]
+    assert lineage["parent"] == model.name and lineage["parent_sha256"] == model.hash
+    assert lineage["strategy"] == "shallow" and lineage["raters"] == ["anna"]
+    assert lineage["scans"] == [{"name": "sub-01", "age_weeks": 40.0}]
+    assert sorted(lineage["slices"] + lineage["held_out_slices"]) == sorted(tuned.learned + tuned.held_out)
+    assert 0 < lineage["parameters_trained"] < lineage["parameters_total"]
+    assert set(lineage["before"]) == set(lineage["after"]) and lineage["before_mean"] is not None
+    assert store.status(made.name) == "candidate" and store.current_name() == before
+    kept, fresh = made.load_network().state_dict(), tuned.adapted.network.state_dict()
+    assert all(torch.allclose(kept[name], fresh[name], atol=1e-3, rtol=1e-2) for name in kept)
+
+
+def test_only_completed_slices_reach_the_network(study: Path, newborn: Phantom) -> None:
+    """Each known voxel of the case lies in a completed slice and carries the annotator's label."""
+    done = annotate(study, newborn.labels, 4)
+    (annotated,) = read_annotations(study)
+    case = prepare_case(annotated, {done[0].key}, 1.0)
+    for labels, slices in ((case.labels, done[1:]), (case.held_out, done[:1])):
+        known = np.argwhere(labels != UNKNOWN)
+        planes = len(np.unique(known[:, 0]))
+        assert len(slices) <= planes <= len(slices) + 1  # 1 mm onto 1 mm, perhaps half a voxel apart
+    assert not ((case.labels != UNKNOWN) & (case.held_out != UNKNOWN)).any()
+    truth = np.bincount(sitk.GetArrayFromImage(newborn.labels)[[s.index for s in done[1:]]].ravel(), minlength=10)
+    found = np.bincount(case.labels[case.labels != UNKNOWN], minlength=10)
+    assert np.abs(found[1:] / found[1:].sum() - truth[1:] / truth[1:].sum()).max() < 0.02
+
+
+def test_held_out_slices_are_spread_and_reproducible() -> None:
+    slices = [PlannedSlice("a", "axial", index, float(index), "") for index in range(20)]
+    held = hold_out(slices, 0.2, seed=4)
+    assert [s.key for s in held] == [s.key for s in hold_out(slices[::-1], 0.2, seed=4)]
+    gaps = np.diff([s.index for s in held])
+    assert len(held) == 4 and set(gaps) == {5}
+    assert hold_out(slices[:3], 0.2, seed=0) == [] and hold_out(slices, 0.0, seed=0) == []
+
+
+# Bad input
+
+
+def test_a_study_without_a_completed_slice_is_refused(study: Path, model: Model) -> None:
+    with pytest.raises(NeonatalSegError, match="No slice is completed"):
+        finetune(model, read_annotations(study), FineTuningSettings())
+
+
+def test_slices_of_one_class_are_refused(study: Path, model: Model, newborn: Phantom) -> None:
+    annotate(study, newborn.labels * 0, 5)
+    with pytest.raises(NeonatalSegError, match="one class only"):
+        finetune(model, read_annotations(study), FineTuningSettings.from_json(QUICK))
+
+
+def test_a_bundle_without_weights_is_refused(study: Path, model: Model, newborn: Phantom) -> None:
+    annotate(study, newborn.labels, 5)
+    (model.folder / "models" / "model.pt").unlink()
+    with pytest.raises(NeonatalSegError, match="has no weights"):
+        finetune(model, read_annotations(study), FineTuningSettings.from_json(QUICK))
+
+
+def test_a_model_with_another_label_table_is_refused(study: Path, model: Model, newborn: Phantom) -> None:
+    annotate(study, newborn.labels, 5)
+    file = model.folder / "configs" / "metadata.json"
+    file.write_text(file.read_text(encoding="utf-8").replace('"hippocampus"', '"amygdala"'), encoding="utf-8")
+    status, _, errors = command("finetune", study, "--model", model.folder)
+    assert status == 2 and "another label table" in errors
+
+
+# The compute process
+
+
+@pytest.fixture
+def client() -> Iterator[Client]:
+    with Client() as running:
+        yield running
+
+
+def test_the_compute_process_counts_the_strategies(client: Client, model: Model) -> None:
+    told = client.request("strategies", model=str(model.folder)).result(120)["strategies"]
+    counts = {entry["name"]: entry["trained"] for entry in told}
+    assert list(counts) == ["none", "shallow", "medium", "deep", "full", "scratch"]
+    assert counts["none"] == 0 and counts["full"] == counts["scratch"] == told[0]["total"]
+    assert 0 < counts["shallow"] <= counts["medium"] <= counts["full"]
+
+
+def test_the_compute_process_fine_tunes(client: Client, study: Path, model: Model, newborn: Phantom) -> None:
+    annotate(study, newborn.labels, 6)
+    request = client.request("finetune", study=str(study), model=str(model.folder), settings=QUICK, device="cpu")
+    result = request.result(120)
+    assert store.status(result["model"]) == "candidate"
+    assert [entry[0] for entry in result["history"]] == [1, 2, 3]
+    assert result["slices"] + result["held_out_slices"] == 6 and not result["stopped_early"]
+    steps = [event for event in request.poll() if event.get("step")]
+    assert steps and all(event["steps"] == 3 and event["loss"] is not None for event in steps)
+
+
+def test_stop_gives_a_candidate_and_cancel_gives_none(study: Path, model: Model, newborn: Phantom) -> None:
+    annotate(study, newborn.labels, 6)
+    endless = {**QUICK, "steps": 100000, "judge_every": 1.0}
+    stopper: list[str] = ["stop"]
+
+    def once(request, event) -> None:  # type: ignore[no-untyped-def]
+        if event.get("step") and stopper:
+            getattr(request, stopper.pop())()
+
+    with Client(on_event=once) as client:
+        result = client.request("finetune", study=str(study), model=str(model.folder), settings=endless).result(120)
+        assert result["stopped_early"] and store.status(result["model"]) == "candidate"
+        names = {m.name for m in store.user_folder().iterdir()}
+        stopper.append("cancel")
+        with pytest.raises(Cancelled):
+            client.request("finetune", study=str(study), model=str(model.folder), settings=endless).result(120)
+        assert {m.name for m in store.user_folder().iterdir()} == names
+
+
+def test_the_compute_process_tells_bad_input_in_words(client: Client, study: Path, model: Model) -> None:
+    with pytest.raises(EngineError, match="No slice is completed"):
+        client.request("finetune", study=str(study), model=str(model.folder), settings=QUICK).result(120)
+    with pytest.raises(EngineError, match="Unknown fine-tuning setting 'speed'"):
+        client.request("finetune", study=str(study), model=str(model.folder), settings={"speed": 1}).result(120)
+
+
+# The command
+
+
+def command(*arguments: object) -> tuple[int, str, str]:
+    line = [sys.executable, "-m", "NeonatalSegLib.cli", *map(str, arguments)]
+    done = subprocess.run(line, capture_output=True, text=True, encoding="utf-8")
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_command_makes_a_candidate_that_is_accepted_on_request(
+    study: Path, model: Model, newborn: Phantom, tmp_path: Path
+) -> None:
+    annotate(study, newborn.labels, 6)
+    config = tmp_path / "quick.json"
+    config.write_text('{"patch": [32, 32, 32]}', encoding="utf-8")
+    given = ("finetune", study, "--model", model.folder, "--steps", 2, "--no-rehearsal", "--config", config)
+    status, out, errors = command(*given, "--strategy", "medium")
+    assert status == 0, errors
+    assert "medium:" in out and "candidate" in out and store.current_name() == "neonatal-t1t2"
+    status, out, errors = command(*given, "--accept")
+    assert status == 0, errors
+    assert store.current_name() != "neonatal-t1t2" and store.status(store.current_name()) == "accepted"
+
+
+def test_the_command_refuses_in_words(study: Path, tmp_path: Path) -> None:
+    status, _, errors = command("finetune", study, "--strategy", "best")
+    assert status == 2 and "choose from none, shallow" in errors and "Traceback" not in errors
+    status, _, errors = command("finetune", tmp_path / "nowhere")
+    assert status == 2 and "nowhere" in errors and "Traceback" not in errors
