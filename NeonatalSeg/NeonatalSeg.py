@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,9 +32,16 @@ from NeonatalSegLib.mrml.compute import start_engine  # noqa: E402
 from NeonatalSegLib.mrml.controller import PanelController  # noqa: E402
 from NeonatalSegLib.mrml.logic import SegmentationLogic  # noqa: E402
 from NeonatalSegLib.mrml.parameters import NeonatalSegParameterNode  # noqa: E402
+from NeonatalSegLib.mrml.sections import Host, Section  # noqa: E402
 from NeonatalSegLib.mrml.volumes import volume_from_image  # noqa: E402
+from NeonatalSegLib.panel import Signal  # noqa: E402
 
 POLL_MS = 80
+# The sections below the first: the .ui file, and the class in NeonatalSegLib.mrml that brings it to life.
+SECTIONS = {
+    "Annotate": ("annotate_controller", "AnnotateController"),
+    "FineTune": ("tune_controller", "TuneController"),
+}
 
 
 class NeonatalSeg(ScriptedLoadableModule):
@@ -82,22 +90,27 @@ class NeonatalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self.makeEngine: Callable[[], Any] = start_engine
         self._entered = False
+        self.sections: dict[str, Section] = {}
+        self._scene_widgets: list[Any] = []
         ScriptedLoadableModuleWidget.__init__(self, parent)
 
     def setup(self) -> None:
         """Load the .ui file and tie everything together; nothing is started or installed."""
         ScriptedLoadableModuleWidget.setup(self)
-        root = slicer.util.loadUI(self.resourcePath("UI/NeonatalSeg.ui"))
-        self.layout.addWidget(root)
-        self.ui = slicer.util.childWidgetVariables(root)
-        for selector in (self.ui.t1Selector, self.ui.t2Selector):
-            selector.setMRMLScene(slicer.mrmlScene)
+        self.ui = self._load_ui("NeonatalSeg")
         if hasattr(slicer.modules, "terminologies"):
             segments.load_terminology(slicer.modules.terminologies.logic())
-        self.timer = qt.QTimer()
-        self.timer.setInterval(POLL_MS)
+        self.timer = _timer()
         self.logic = NeonatalSegLogic(engine=self.makeEngine)
         self.controller = PanelController(self.ui, self.logic, self.timer, _cell, _confirm, _choose_folder)
+        asks = (_confirm, _choose_folder, _choose_file)
+        host = Host(self.logic, self.controller, _timer, _cell, self._shortcut, _active, *asks)
+        for name, (module, controller) in SECTIONS.items():
+            if Path(self.resourcePath(f"UI/{name}.ui")).is_file():
+                made = getattr(importlib.import_module(f"NeonatalSegLib.mrml.{module}"), controller)
+                self.sections[name] = made(self._load_ui(name), host)
+        self.layout.addWidget(self.ui.researchLabel)  # below everything
+        self.layout.addStretch(1)
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
@@ -107,9 +120,11 @@ class NeonatalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def cleanup(self) -> None:
         """The application closes or the module is reloaded."""
         self.removeObservers()
+        for section in self.sections.values():
+            section.close()
         self.controller.close()
-        for selector in (self.ui.t1Selector, self.ui.t2Selector):
-            selector.setMRMLScene(None)
+        for widget in self._scene_widgets:
+            widget.setMRMLScene(None)
 
     def onReload(self) -> None:
         """Developers reload the library with the module."""
@@ -122,29 +137,63 @@ class NeonatalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._entered = True
         self.controller.follow_scene()
         self.controller.ask_devices()
+        for section in self.sections.values():
+            section.follow_scene()
+            section.enter()
 
     def exit(self) -> None:
         """The user goes to another module: what runs goes on."""
         self._entered = False
+        for section in self.sections.values():
+            section.exit()
 
     def onSceneStartClose(self, caller: Any = None, event: Any = None) -> None:
         """Stop before the nodes go."""
+        for section in self.sections.values():
+            section.scene_closes()
         self.controller.scene_closes()
 
     def onSceneEndClose(self, caller: Any = None, event: Any = None) -> None:
         """A new scene: follow its parameter node if the module is open."""
         if self._entered:
-            self.controller.follow_scene()
+            self._follow_scene()
 
     def onSceneEndImport(self, caller: Any = None, event: Any = None) -> None:
         """A scene was loaded, perhaps with our parameters and a result."""
         if self._entered or self.controller.parameters is not None:
-            self.controller.follow_scene()
+            self._follow_scene()
             self.controller.on_parameters_changed()
 
     def onNodeRemoved(self, caller: Any = None, event: Any = None) -> None:
-        """Perhaps it was the scan that is being segmented."""
+        """Perhaps it was the scan that is being segmented, or annotated."""
         self.controller.node_removed()
+        for section in self.sections.values():
+            section.node_removed()
+
+    def _follow_scene(self) -> None:
+        self.controller.follow_scene()
+        for section in self.sections.values():
+            section.follow_scene()
+
+    def _shortcut(self, keys: str, call: Callable[[], None]) -> Any:
+        """A shortcut that works in the slice views too; disabled at first."""
+        window = slicer.util.mainWindow()
+        shortcut = qt.QShortcut(window if window is not None else self.parent)
+        shortcut.setKey(qt.QKeySequence(keys))
+        shortcut.setEnabled(False)
+        shortcut.activated.connect(call)
+        return shortcut
+
+    def _load_ui(self, name: str) -> Any:
+        """The widgets of one .ui file by name, below those that are there; those that choose nodes get the scene."""
+        root = slicer.util.loadUI(self.resourcePath(f"UI/{name}.ui"))
+        self.layout.addWidget(root)
+        ui = slicer.util.childWidgetVariables(root)
+        for widget in vars(ui).values():
+            if widget.inherits("qMRMLNodeComboBox"):
+                widget.setMRMLScene(slicer.mrmlScene)
+                self._scene_widgets.append(widget)
+        return ui
 
 
 class NeonatalSegLogic(ScriptedLoadableModuleLogic):
@@ -153,7 +202,9 @@ class NeonatalSegLogic(ScriptedLoadableModuleLogic):
     def __init__(self, engine: Any = start_engine) -> None:
         ScriptedLoadableModuleLogic.__init__(self)
         self.runner = SegmentationLogic(slicer.mrmlScene, engine)
-        self.models: dict[str, str] = choosing.shipped_models()
+        self.models: dict[str, str] = choosing.known_models()
+        self.models_changed = Signal()  # without arguments: ``models`` is another list, or begins with another model
+        self.slices_changed = Signal()  # without arguments: a slice of the open study was completed or reopened
 
     def getParameterNode(self) -> NeonatalSegParameterNode:
         """The scene's parameters, typed."""
@@ -199,5 +250,20 @@ def _confirm(text: str) -> bool:
     return bool(slicer.util.confirmOkCancelDisplay(text, windowTitle="NeonatalSeg"))
 
 
-def _choose_folder() -> str:
-    return str(qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("Folder for the exported files")) or "")
+def _choose_folder(title: str = "") -> str:
+    title = title or _("Folder for the exported files")
+    return str(qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), title) or "")
+
+
+def _choose_file(title: str, kinds: str) -> str:
+    return str(qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), title, "", kinds) or "")
+
+
+def _timer() -> Any:
+    timer = qt.QTimer()
+    timer.setInterval(POLL_MS)
+    return timer
+
+
+def _active() -> bool:
+    return qt.QApplication.activeWindow() is not None

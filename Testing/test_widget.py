@@ -129,6 +129,14 @@ class StateTest(WidgetCase):
         self.assertFalse(self.widget.timer.isActive())
         self.assertIn("model one", self.text("messageLabel"))
 
+    def test_age_by_the_model(self) -> None:
+        self.load_scan()
+        self.run_to_result()
+        self.assertNotIn("Age by the model", self.text("messageLabel"))
+        self.run_to_result(age_weeks=39.42, warnings=["The age given is 34.0 weeks."])
+        self.assertIn("The age given is 34.0 weeks.", self.text("messageLabel"))
+        self.assertEqual(self.text("messageLabel").splitlines()[-1], "Age by the model: 39.4 weeks.")
+
     def test_cancel(self) -> None:
         self.load_scan()
         request = self.run_to_request()

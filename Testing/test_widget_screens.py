@@ -10,18 +10,24 @@ import os
 import sys
 import tempfile
 import unittest
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "slicer" / "stand_ins"))
 import slicer_scene
 from scripted_engine import HELLO, ScriptedEngine
+from small_studies import make_study
 from test_mrml_logic import add_volume
 
 from NeonatalSegLib.models import find_model
 from NeonatalSegLib.panel import State
+from NeonatalSegLib.strategies import STRATEGIES as TEXTS
+from NeonatalSegLib.tissues import PHYSIOLOGICAL
+from NeonatalSegLib.versions import Scores, Version
 
 WIDTH = 460
+KEYS = [tissue.key for tissue in PHYSIOLOGICAL]
 
 
 @unittest.skipIf(slicer_scene.in_slicer(), "photographed by hand in Slicer")
@@ -46,9 +52,13 @@ class ScreenTest(unittest.TestCase):
 
     def shoot(self, name: str) -> bytes:
         """Picture of the whole panel, as high as it needs to be."""
+        import qt
         import slicer
 
         parent = self.widget.parent
+        for box in parent.findChildren(qt.QWidget):
+            if hasattr(box, "_fold") and box.collapsed:
+                box._fold()  # CTK keeps hidden what is shown in a folded box
         slicer.app.processEvents()
         parent.resize(WIDTH, max(parent.minimumSizeHint().height(), parent.layout().heightForWidth(WIDTH), 100))
         slicer.app.processEvents()
@@ -118,6 +128,79 @@ class ScreenTest(unittest.TestCase):
         pictures["advanced"] = self.shoot("advanced")
         self.assertEqual(len(set(pictures.values())), len(pictures), "two states look the same")
 
+    def test_annotate(self) -> None:
+        """Before a study, while one is being made, and at work. The Segment Editor's part is a stand-in's."""
+        section, folder = self.widget.sections["Annotate"], tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        study = make_study(Path(folder.name) / "sub-01", "LAS")
+        ui = section.ui
+        section.choose_folder = lambda title: str(study)
+        self.widget.enter()
+        for other in (self.widget.ui.scanSection, self.widget.sections["FineTune"].ui.fineTuneSection):
+            other.parentWidget().hide()
+        ui.annotateSection.collapsed = False
+        add_volume(self.scene, "sub-01_T2w", True)
+        self.widget.enter()
+        ui.raterEdit.setText("Anna")
+        pictures = {self.shoot("annotate-new")}
+        section.panel.make()
+        section.panel.progress("network", 0.62, 7.0)
+        pictures.add(self.shoot("annotate-making"))
+        section.panel.made()
+        ui.openButton.click()
+        section.panel.clock.start(412.0)
+        ui.doneButton.click()
+        ui.noteEdit.setText("motion")
+        ui.flagButton.click()
+        pictures.add(self.shoot("annotate"))
+        ui.doneButton.click()
+        ui.doneButton.click()
+        pictures.add(self.shoot("annotate-all-done"))
+        self.assertEqual(len(pictures), 4, "two states look the same")
+
+    def test_fine_tune(self) -> None:
+        """Nothing to learn from, while training, with a candidate to decide about, and after it was accepted."""
+        section = self.widget.sections["FineTune"]
+        self.widget.enter()
+        self.widget.ui.resultSection.collapsed = True
+        self.engine.hello.say("result", **told(HELLO))
+        self.widget.controller.on_timer()
+        section.ui.fineTuneSection.collapsed = False
+        pictures = {self.shoot("fine-tune-no-study")}
+        section.panel.set_study("preterm-2026", 11, 33)
+        self.engine.asked("strategies")[0].say("result", strategies=STRATEGIES)
+        section.on_timer()
+        self.assertTrue(section.panel.start())
+        step = {"step": 100, "steps": 200, "loss": 0.387, "held_out_dsc": 0.781}
+        section.panel.progress({"stage": "train", "fraction": 0.475, "seconds_left": 130.0, **step})
+        pictures.add(self.shoot("fine-tune-running"))
+        new = Version("neonatal-t1t2-ft001", "candidate", "full", "neonatal-t1t2", Scores.of(SCORES))
+        section.panel.set_store("neonatal-t1t2", [new])
+        section.panel.finished(
+            {**SCORES, "model": new.name, "held_out_slices": 2, "seconds": 246.0, "device": "the CPU"}
+        )
+        pictures.add(self.shoot("fine-tune-candidate"))
+        section.panel.set_store(new.name, [replace(new, state="accepted")], "neonatal-t1t2")
+        self.widget.logic.models = {new.name: "neonatal-t1t2 after fine-tuning (full) on 11 slices of 1 scan."}
+        self.widget.logic.models_changed.emit()
+        section.panel.notice(f"{new.name} is the current model now, in place of neonatal-t1t2; Segment uses it.")
+        pictures.add(self.shoot("fine-tune-accepted"))
+        self.assertEqual(len(pictures), 4, "two states look the same")
+
+
+# Made-up figures, for pictures.
+SCORES = {
+    "before": dict(zip(KEYS, (0.71, 0.74, 0.79, 0.66, 0.88, 0.83, 0.85, 0.58), strict=True)),
+    "after": dict(zip(KEYS, (0.80, 0.83, 0.86, 0.79, 0.92, 0.88, 0.89, 0.70), strict=True)),
+    "before_mean": 0.755,
+    "after_mean": 0.834,
+}
+STRATEGIES = [  # the counts of the shipped model
+    {"name": name, "text": text, "trained": trained, "total": 5_692_254, "percent": trained / 56_922.54}
+    for (name, text), trained in zip(
+        TEXTS.items(), (0, 4_951_764, 5_517_652, 5_659_284, 5_692_254, 5_692_254), strict=True
+    )
+]
 
 # A newborn's volumes of the usual size, for a picture that does not mislead.
 VOLUMES = {

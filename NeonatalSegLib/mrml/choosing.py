@@ -62,18 +62,24 @@ def models(hello: Mapping[str, Any]) -> dict[str, str]:
     return {str(model["name"]): str(model["description"]) for model in told}
 
 
-def shipped_models() -> dict[str, str]:
-    """As ``models``, from the folder of shipped models, before the compute process was started."""
-    from ..errors import NeonatalSegError
-    from ..models import DEFAULT_MODEL, list_models
+def known_models() -> dict[str, str]:
+    """As ``models``, read here: before the compute process was started, or after a model came or went."""
+    from ..models import default_model_name, list_models
 
-    try:
-        found = [{"name": model.name, "description": model.description} for model in list_models()]
-    except NeonatalSegError:  # a broken model folder is told when it is used
-        found = []
-    return models({"models": found, "default_model": DEFAULT_MODEL})
+    found = [{"name": model.name, "description": model.description} for model in list_models()]
+    return models({"models": found, "default_model": default_model_name()})
 
 
 def default_model(known: Mapping[str, str]) -> str:
     """The model that is used where none is chosen; "" where there is none."""
     return next(iter(known), "")
+
+
+def completed_slices(study: str) -> tuple[int, int]:
+    """How many slices of a study any rater has completed, and how many are planned; NeonatalSegError: no study."""
+    from ..annotation_record import read_record
+    from ..study_folder import read_study
+
+    found = read_study(study)
+    done = {key for rater in found.raters() for key in read_record(found, rater)[0].done}
+    return len(done), len(found.plan.slices)

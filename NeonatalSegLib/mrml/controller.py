@@ -23,6 +23,8 @@ from .logic import check_inputs
 from .outcome import Outcome
 from .parameters import segment_options
 
+DOING = "A segmentation"
+
 
 def slot(method: Callable[[Any], None]) -> Callable[[Any], None]:
     """For methods that Qt calls: what fails is shown in the panel. They take no arguments, so none are delivered."""
@@ -77,6 +79,7 @@ class PanelController(VTKObservationMixin):
         runner.cancelled.connect(self.panel.cancelled)
         runner.devices_known.connect(self.on_devices_known)
         runner.devices_failed.connect(lambda message, missing: self.panel.set_device_note(message))
+        self.logic.models_changed.connect(self.fill_models)
         self.timer.timeout.connect(self.on_timer)
         self.ui.segmentButton.clicked.connect(self.on_segment_button)
         self.ui.modelSelector.currentIndexChanged.connect(self.on_model_chosen)
@@ -84,19 +87,27 @@ class PanelController(VTKObservationMixin):
         self.ui.exportNiftiButton.clicked.connect(self.on_export_nifti)
         self.ui.exportSegButton.clicked.connect(self.on_export_seg)
         self.ui.exportStlButton.clicked.connect(self.on_export_stl)
+        runner.turn.changed.connect(self.on_turn)
         self.panel.changed.connect(self.draw)
 
     def close(self) -> None:
         """Stop everything: nothing of ours may go on, and nobody is told any more."""
         self.panel.changed.disconnect()
+        self.logic.runner.turn.changed.disconnect()
+        self.logic.models_changed.disconnect()
         self.timer.stop()
         self.set_parameters(None)
         self.removeObservers()
         self.logic.close()
 
     def draw(self) -> None:
-        """Draw the state machine's view."""
+        """Draw the state machine's view, and tell the other sections whether the compute process is free."""
         view.draw(self.ui, self.panel.view(), self._make_item)
+        self.logic.runner.turn.follow(DOING, self.panel.busy)
+
+    def on_turn(self) -> None:
+        """Another section has begun or ended something in the compute process."""
+        self.panel.set_occupied(self.logic.runner.turn.why_not(DOING))
 
     # The parameter node and the scene
 
@@ -207,6 +218,8 @@ class PanelController(VTKObservationMixin):
         summary = _("Done in {time} on {device} with the model {model}.").format(
             time=duration(outcome.seconds), device=outcome.device, model=outcome.model
         )
+        if outcome.age_weeks is not None:
+            summary += "\n" + _("Age by the model: {weeks} weeks.").format(weeks=f"{outcome.age_weeks:.1f}")
         self.panel.finished(outcome.rows, outcome.warnings, summary)
         self.show_result()
 

@@ -22,7 +22,7 @@ import slicer
 from ..contrast import swapped_inputs
 from ..errors import NeonatalSegError
 from ..panel import Signal
-from .compute import Engine, EngineRequest, start_engine
+from .compute import Engine, EngineRequest, Turn, start_engine
 from .outcome import place_result
 from .volumes import check_volume, image_from_volume, parent_to_world
 
@@ -72,6 +72,7 @@ class SegmentationLogic:
         self.scene = scene if scene is not None else slicer.mrmlScene
         self._make_engine = engine
         self._engine: Engine | None = None
+        self.turn = Turn()  # of the sections that share the compute process
         self._run: _Run | None = None
         self._hello: EngineRequest | None = None
         self._left_over: list[EngineRequest] = []
@@ -91,7 +92,7 @@ class SegmentationLogic:
     def ask_devices(self) -> None:
         """Start the compute process and ask which devices and models it has; the answer comes as a signal."""
         if self._hello is None:
-            self._hello = self._started_engine().request("hello")
+            self._hello = self.engine().request("hello")
 
     def start(
         self,
@@ -112,7 +113,7 @@ class SegmentationLogic:
         check_inputs(t1, t2)
         images = {key: image_from_volume(node) for key, node in nodes.items()}
         try:
-            folder = self._started_engine().new_folder()
+            folder = self.engine().new_folder()
         except OSError as error:
             raise NeonatalSegError(
                 f"No temporary folder could be made ({error}). Free some space on that disk and segment again."
@@ -120,7 +121,7 @@ class SegmentationLogic:
         reference = nodes.get("t2") or nodes["t1"]
 
         def ask(first: Path | None, second: Path | None) -> EngineRequest:
-            return self._started_engine().segment(
+            return self.engine().segment(
                 t1=first,
                 t2=second,
                 model=model or None,
@@ -195,7 +196,8 @@ class SegmentationLogic:
         if engine is not None:
             engine.close()
 
-    def _started_engine(self) -> Engine:
+    def engine(self) -> Engine:
+        """The compute process that all sections share, made when first needed; it ends with ``close``."""
         if self._engine is None:
             self._engine = self._make_engine()
         return self._engine

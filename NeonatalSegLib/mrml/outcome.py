@@ -27,6 +27,7 @@ class Outcome:
         device, model: texts as told by the compute process.
         seconds: from the click to the segments in the scene; ``times_s`` has the stages.
         warm: the model was loaded already.
+        age_weeks: post-menstrual age as the model sees it, None where it tells none.
     """
 
     segmentation: Any
@@ -38,6 +39,7 @@ class Outcome:
     seconds: float
     times_s: dict[str, float]
     warm: bool
+    age_weeks: float | None = None
 
     @property
     def rows(self) -> list[tuple[str, float]]:
@@ -89,6 +91,7 @@ def place_result(
         now - started,
         {**times_s, **(fields.get("times_s") or {}), "display": now - began, "total": now - started},
         bool(fields.get("warm")),
+        fields.get("age_weeks"),
     )
 
 

@@ -18,6 +18,8 @@ class NeonatalSegParameterNode:
 
     t1, t2: the scan, either alone will do. model: name or folder, "" for the default. device: "auto", "cpu", "cuda".
     trustHeaders, n4, flips, uncertainty: as in SegmentOptions. show3D, opacity: how the result is shown.
+    studyFolder, rater: of the Annotate section, "" for none.
+    tuneStrategy, tuneSteps (0: automatic), tuneRehearsal, tunePlot: as in the Fine-tune section.
     segmentation, volumes, uncertaintyMap: the last result.
     """
 
@@ -31,6 +33,12 @@ class NeonatalSegParameterNode:
     uncertainty: bool = False
     show3D: bool = False
     opacity: Annotated[float, WithinRange(0, 1)] = 0.5
+    studyFolder: str = ""
+    rater: str = ""
+    tuneStrategy: str = "full"
+    tuneSteps: Annotated[int, WithinRange(0, 100000)] = 0
+    tuneRehearsal: bool = True
+    tunePlot: bool = True
     segmentation: vtkMRMLSegmentationNode
     volumes: vtkMRMLTableNode
     uncertaintyMap: vtkMRMLScalarVolumeNode

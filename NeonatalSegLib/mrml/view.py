@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..panel import RESEARCH_ONLY, Control, View
@@ -11,12 +12,12 @@ PREFIX = {"info": "", "warning": "Notice: ", "error": "Error: "}
 
 def draw(ui: Any, view: View, make_item: Any) -> None:
     """Bring every control to what ``view`` says; ``make_item(text)`` makes a cell of the table."""
-    _apply(ui.segmentButton, view.segment)
+    apply(ui.segmentButton, view.segment)
     ui.segmentButton.setText(view.segment.text)
     for selector in (ui.t1Selector, ui.t2Selector, ui.modelSelector, ui.deviceSelector):
-        _enable(selector, view.inputs)
+        enable(selector, view.inputs)
     for box in (ui.trustHeadersBox, ui.n4Box, ui.flipsBox, ui.uncertaintyBox):
-        _enable(box, view.inputs)
+        enable(box, view.inputs)
     ui.progressBar.setVisible(view.progress.visible)
     ui.progressLabel.setVisible(view.progress.visible)
     ui.progressBar.setMaximum(100 if view.percent is not None else 0)
@@ -30,10 +31,11 @@ def draw(ui: Any, view: View, make_item: Any) -> None:
     ui.modelLabel.setVisible(bool(view.model_description))
     ui.researchLabel.setText(RESEARCH_ONLY)
     for control in (ui.show3DBox, ui.opacitySlider):
-        _enable(control, view.results)
+        enable(control, view.results)
     for button in (ui.exportNiftiButton, ui.exportSegButton, ui.exportStlButton):
-        _enable(button, view.export)
-    _fill(ui.volumesTable, view, make_item)
+        enable(button, view.export)
+    ui.volumesTable.setVisible(bool(view.rows))
+    fill(ui.volumesTable, [(name, f"{volume:.1f}") for name, volume in view.rows], make_item)
 
 
 def choices(combo: Any, entries: list[tuple[str, str]], chosen: str) -> None:
@@ -52,24 +54,25 @@ def chosen(combo: Any) -> str:
     return str(combo.itemData(combo.property("currentIndex")) or "")
 
 
-def _apply(widget: Any, control: Control) -> None:
+def apply(widget: Any, control: Control) -> None:
+    """Enabled or not, and the tool tip that says why."""
     widget.setEnabled(control.enabled)
     widget.setToolTip(control.tool_tip)
 
 
-def _enable(widget: Any, control: Control) -> None:
-    """As ``_apply``; while enabled, the tool tip of the .ui file stays, kept in its "what's this" text."""
+def enable(widget: Any, control: Control) -> None:
+    """As ``apply``; while enabled, the tool tip of the .ui file stays, kept in its "what's this" text."""
     widget.setEnabled(control.enabled)
     own = widget.property("whatsThis") or ""
     widget.setToolTip(own if control.enabled and own else control.tool_tip)
 
 
-def _fill(table: Any, view: View, make_item: Any) -> None:
-    table.setVisible(bool(view.rows))
-    if table.property("rowCount") != len(view.rows):
-        table.setRowCount(len(view.rows))
-    for row, (name, volume) in enumerate(view.rows):
-        for column, text in enumerate((name, f"{volume:.1f}")):
+def fill(table: Any, rows: Sequence[Sequence[str]], make_item: Any) -> None:
+    """Bring a table to ``rows`` of texts; cells that are there are written anew only where their text differs."""
+    if table.property("rowCount") != len(rows):
+        table.setRowCount(len(rows))
+    for row, texts in enumerate(rows):
+        for column, text in enumerate(texts):
             item = table.item(row, column)
             if item is None:
                 table.setItem(row, column, make_item(text))

@@ -37,7 +37,7 @@ class ScriptedRequest:
 
     def __init__(self, op: str, folder: Path, fields: dict[str, Any]) -> None:
         self.op, self.folder, self.fields = op, folder, fields
-        self.cancel_asked = False
+        self.cancel_asked = self.stop_asked = False
         self.released = False
         self._news: list[Event] = []
 
@@ -47,6 +47,9 @@ class ScriptedRequest:
 
     def cancel(self) -> None:
         self.cancel_asked = True
+
+    def stop(self) -> None:
+        self.stop_asked = True
 
     def release(self) -> None:
         self.released = True
@@ -110,7 +113,11 @@ class ScriptedEngine:
     @property
     def hello(self) -> ScriptedRequest:
         """The latest question for devices."""
-        return [request for request in self.requests if request.op == "hello"][-1]
+        return self.asked("hello")[-1]
+
+    def asked(self, op: str) -> list[ScriptedRequest]:
+        """All requests for one operation so far."""
+        return [request for request in self.requests if request.op == op]
 
     def new_folder(self) -> Path:
         if self.disk_full:

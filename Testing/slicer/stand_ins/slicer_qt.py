@@ -35,6 +35,11 @@ class Application:
 
         strict_qt.application().processEvents()
 
+    def topLevelWidgets(self) -> list[Any]:
+        import strict_qt
+
+        return list(strict_qt.application().topLevelWidgets())
+
     def testingEnabled(self) -> bool:
         return True
 
@@ -135,14 +140,13 @@ def install() -> None:
     strict_qt.install()
     strict_qt.application()
     slicer.app = Application()
+    import stand_in_editor_widget
     import stand_in_widgets
 
-    for widget, module in (
-        ("ctkCollapsibleButton", "ctk"),
-        ("ctkSliderWidget", "ctk"),
-        ("qMRMLNodeComboBox", "slicer"),
-    ):
-        strict_qt.register(getattr(stand_in_widgets, widget), module)
+    strict_qt.register(stand_in_widgets.ctkCollapsibleButton, "ctk")
+    strict_qt.register(stand_in_widgets.ctkSliderWidget, "ctk")
+    strict_qt.register(stand_in_widgets.qMRMLNodeComboBox, "slicer")
+    strict_qt.register(stand_in_editor_widget.qMRMLSegmentEditorWidget, "slicer")
     import stand_in_parameters
 
     scripted = types.ModuleType("slicer.ScriptedLoadableModule")

@@ -44,6 +44,7 @@ def new_scene() -> Any:
         "Terminologies": slicer.vtkSlicerTerminologiesModuleLogic(),
         "Segmentations": slicer.vtkSlicerSegmentationsModuleLogic(),
         "SubjectHierarchy": slicer.vtkSlicerSubjectHierarchyModuleLogic(),
+        "Plots": slicer.vtkSlicerPlotsLogic(),
     }
     _tell_terminologies(logics["Terminologies"])
     for name, logic in logics.items():
@@ -56,6 +57,7 @@ def new_scene() -> Any:
         segmentations=SimpleNamespace(logic=lambda: logics["Segmentations"]),
         terminologies=SimpleNamespace(logic=lambda: logics["Terminologies"]),
         subjecthierarchy=SimpleNamespace(logic=lambda: logics["SubjectHierarchy"]),
+        plots=SimpleNamespace(logic=lambda: logics["Plots"]),
     )
     return scene
 

@@ -84,7 +84,11 @@ class _Parameter:
 class _Tie:
     """One widget and one parameter."""
 
-    READERS = {"QCheckBox": ("checked", "stateChanged"), "ctkSliderWidget": ("value", "valueChanged")}
+    READERS = {
+        "QCheckBox": ("checked", "stateChanged"),
+        "QSpinBox": ("value", "valueChanged"),
+        "ctkSliderWidget": ("value", "valueChanged"),
+    }
 
     def __init__(self, wrapper: Any, name: str, widget: Any) -> None:
         self.wrapper, self.name, self.widget = wrapper, name, widget

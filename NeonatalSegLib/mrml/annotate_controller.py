@@ -1,0 +1,373 @@
+"""Between the widgets of the Annotate section, its state machine, the study on disk and the nodes of the scene."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import vtk
+from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
+
+from ..annotating import KEYS, Annotating
+from ..errors import NeonatalSegError
+from . import annotate_draw, choosing, dependencies
+from .controller import slot
+from .logic import check_inputs
+from .sections import Host
+from .slice_desk import SliceDesk
+from .study_maker import StudyMaker
+from .view import chosen
+
+DOING = "Planning a study"
+DECLINED = "Nothing was installed. Planning slices with the model needs PyTorch; start from nothing to do without."
+
+
+class AnnotateController(VTKObservationMixin):
+    """Ties the section to the rest.
+
+    Args:
+        ui: the widgets of Annotate.ui by name. host: what the module file gives to its sections.
+    """
+
+    def __init__(self, ui: Any, host: Host) -> None:
+        VTKObservationMixin.__init__(self)
+        self.ui, self.host, self.panel = ui, host, Annotating()
+        self.choose_folder, self.confirm, self.is_active = host.choose_folder, host.confirm, host.is_active
+        self.desk = SliceDesk(ui.segmentEditor, self.panel.clock.touch)
+        self.maker = StudyMaker(host.logic.runner.engine)
+        self.timer = host.make_timer()
+        self.parameters: Any = None
+        self._entered = False
+        annotate_draw.fill_choices(ui)
+        self.shortcuts = {
+            "done": host.make_shortcut(KEYS["done"], self.on_done),
+            "next": host.make_shortcut(KEYS["next"], self.on_next),
+            "previous": host.make_shortcut(KEYS["previous"], self.on_previous),
+            "skip": host.make_shortcut(KEYS["skip"], self.on_skip),
+            "flag": host.make_shortcut(KEYS["flag"], self.on_flag),
+            "reopen": host.make_shortcut(KEYS["reopen"], self.on_reopen),
+            "fill": host.make_shortcut(KEYS["fill"], ui.fillBox.toggle),
+            "outline": host.make_shortcut(KEYS["outline"], ui.outlineBox.toggle),
+        }
+        self._connect()
+        self.follow_scene()
+        self.draw()
+
+    def _connect(self) -> None:
+        ui = self.ui
+        self.timer.timeout.connect(self.on_timer)
+        self.ui.raterEdit.editingFinished.connect(self.on_rater)
+        self.ui.openButton.clicked.connect(self.on_open)
+        self.ui.resumeButton.clicked.connect(self.on_resume)
+        self.ui.closeButton.clicked.connect(self.on_close)
+        self.ui.makeButton.clicked.connect(self.on_make)
+        self.ui.slicesTable.itemSelectionChanged.connect(self.on_row_chosen)
+        for name in ("done", "next", "previous", "skip", "flag", "reopen"):
+            getattr(ui, f"{name}Button").clicked.connect(getattr(self, f"on_{name}"))
+        self.ui.fillButton.clicked.connect(self.on_fill_again)
+        self.ui.prefillSelector.currentIndexChanged.connect(self.on_prefill_chosen)
+        self.ui.withinSelector.currentIndexChanged.connect(self.on_within_chosen)
+        self.ui.fillBox.toggled.connect(self.on_look)
+        self.ui.outlineBox.toggled.connect(self.on_look)
+        self.ui.fillSlider.valueChanged.connect(self.on_look)
+        self.maker.progressed.connect(self.panel.progress)
+        self.maker.finished.connect(self.on_made)
+        self.maker.failed.connect(lambda message: self.panel.made(message, "error"))
+        self.maker.cancelled.connect(lambda: self.panel.made(_("Cancelled. Nothing was left behind.")))
+        self.host.logic.runner.turn.changed.connect(self.refresh)
+        self.panel.changed.connect(self.draw)
+
+    def draw(self) -> None:
+        """Draw the state machine's view; the keys work where their buttons do, and while the module is open."""
+        view = self.panel.view()
+        annotate_draw.draw(self.ui, view, self.host.make_item)
+        for name, shortcut in self.shortcuts.items():
+            usable = view.buttons[name].enabled if name in view.buttons else self.panel.project is not None
+            shortcut.setEnabled(bool(self._entered and usable))
+        self.host.logic.runner.turn.follow(DOING, self.panel.making)
+
+    # The section's life
+
+    def enter(self) -> None:
+        """The user opens the module: the editor gets its keys, and the clock may run."""
+        self._entered = True
+        self.desk.enter()
+        self.panel.clock.set_entered(True)
+        self.timer.start()
+        self.refresh()
+        self.draw()
+
+    def exit(self) -> None:
+        """The user goes to another module: no effect and no key stays active, and what was changed is kept."""
+        self._entered = False
+        self.desk.exit()
+        self.panel.clock.set_entered(False)
+        self.keep_draft()
+        if not self.panel.making:
+            self.timer.stop()
+        self.draw()
+
+    def follow_scene(self) -> None:
+        """Follow the parameters of the scene, which may be another one."""
+        parameters = self.host.panel.parameters
+        if parameters is None or parameters is self.parameters:
+            return
+        if self.parameters is not None:
+            self.removeObserver(self.parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.refresh)
+        self.parameters = parameters
+        self.addObserver(parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.refresh)
+        if parameters.rater:
+            self.ui.raterEdit.setText(parameters.rater)
+        self.desk.follow_scene()
+        self.refresh()
+
+    def scene_closes(self) -> None:
+        """Keep what was changed and close the study before the nodes go."""
+        if self.panel.making:
+            self.maker.abandon()
+            self.panel.made(_("The scene was closed, so no study was made."))
+        self._leave_study()
+        self.desk.release()
+        self.removeObservers()
+        self.parameters = None
+
+    def node_removed(self) -> None:
+        """Perhaps it was the segmentation or the scan that is being annotated."""
+        key = self.panel.key
+        if self.desk.gone and self.keep_draft():
+            self.desk.forget()
+            self.panel.leave()
+            self.panel.tell(
+                _("A node of the slice {key} was deleted. What was changed is kept; choose it again.").format(key=key),
+                "warning",
+            )
+
+    def close(self) -> None:
+        """The module is closed: keep what was changed, and nobody is told any more."""
+        self.panel.changed.disconnect()
+        self.timer.stop()
+        self.maker.abandon()
+        self._leave_study()
+        self.desk.close()
+        for shortcut in self.shortcuts.values():
+            shortcut.setEnabled(False)
+        self.removeObservers()
+
+    @slot
+    def on_timer(self) -> None:
+        """Ten times a second while the module is open or a study is being made."""
+        self.panel.clock.set_active(bool(self.is_active()))
+        self.desk.keep()
+        try:
+            self.maker.poll()
+        except Exception:
+            self.maker.abandon()
+            raise
+        if not self._entered and not self.panel.making:
+            self.timer.stop()
+
+    def refresh(self, caller: Any = None, event: Any = None) -> None:
+        """Why no study can be made for the scan above, if so; and which study was open last."""
+        parameters = self.parameters
+        if parameters is None:
+            return
+        self.panel.remembered = parameters.studyFolder
+        refusal = str(self.host.logic.runner.turn.why_not(DOING))
+        if not refusal:
+            try:
+                check_inputs(parameters.t1, parameters.t2)
+            except NeonatalSegError as error:
+                refusal = str(error)
+        self.panel.set_scan(refusal)
+
+    # Studies
+
+    @slot
+    def on_rater(self) -> None:
+        """The user has typed a name."""
+        if self.parameters is not None:
+            self.parameters.rater = self._rater()
+
+    @slot
+    def on_open(self) -> None:
+        """Open a study that is there."""
+        if folder := self.choose_folder(_("Folder of the study")):
+            self.open_study(Path(folder))
+
+    @slot
+    def on_resume(self) -> None:
+        """Open the study that was open last."""
+        self.open_study(Path(self.panel.remembered))
+
+    @slot
+    def on_close(self) -> None:
+        """Close the study."""
+        self._leave_study()
+
+    def open_study(self, folder: Path, message: str = "") -> None:
+        """Open a study and show the first slice that is left to do.
+
+        Raises:
+            NeonatalSegError: it cannot be opened, or its scan cannot be shown.
+        """
+        self._leave_study()
+        self.panel.open(folder, self._rater())
+        if self.parameters is not None:
+            self.parameters.studyFolder = str(folder)
+        notices = [text for text in (message, *self.panel.project.warnings) if text]  # type: ignore[union-attr]
+        if key := self.panel.next_key():
+            self.show(key)
+        self.panel.tell("\n".join(notices), "warning" if notices else "info")
+
+    @slot
+    def on_make(self) -> None:
+        """Make a study for the scan above; while one is being made, cancel."""
+        if self.panel.making:
+            self.maker.cancel()
+            return
+        if not self._rater():
+            raise NeonatalSegError(_("Give your name first: every rater's slices are kept apart."))
+        budget, prefill = annotate_draw.settings(self.ui), chosen(self.ui.startFromSelector)
+        folder = self.choose_folder(_("Empty folder for the new study"))
+        if not folder:
+            return
+        if not dependencies.ensure(self.confirm):
+            self.panel.tell(_(DECLINED), "warning")
+            return
+        parameters = self.parameters
+        device = choosing.usable_device(parameters.device, self.host.panel.panel.devices)
+        self.maker.start(
+            Path(folder),
+            parameters.t1,
+            parameters.t2,
+            budget,
+            model=parameters.model,
+            device=device,
+            prefill=prefill,
+        )
+        self.panel.make()
+        self.timer.start()
+
+    def on_made(self, result: dict[str, Any]) -> None:
+        """The study is there: open it."""
+        self.panel.made()
+        self.open_study(Path(result["study"]), "\n".join(str(warning) for warning in result.get("warnings") or []))
+
+    def _rater(self) -> str:
+        return str(self.ui.raterEdit.property("text")).strip()
+
+    def _leave_study(self) -> None:
+        self.keep_draft()
+        self.desk.forget()
+        self.panel.close()
+
+    # Slices
+
+    def show(self, key: str) -> None:
+        """Show a slice and let it be edited, if it is left to do.
+
+        Raises:
+            NeonatalSegError: its scan cannot be loaded, or the study cannot be written; what was shown stays.
+        """
+        self.keep_draft()
+        assert self.panel.project is not None
+        planned = self.panel.project.item(key).slice
+        self.desk.take_scan(self.panel.project, planned.scan)
+        labels = self.panel.go(key)
+        self.desk.show(planned, labels, editable=self.panel.editable, within=self._within())
+        self.on_look()
+
+    @slot
+    def on_row_chosen(self) -> None:
+        """The user chooses a slice in the list."""
+        project, row = self.panel.project, self.ui.slicesTable.currentRow()
+        if project is not None and 0 <= row < len(project.items) and project.items[row].slice.key != self.panel.key:
+            self.show(project.items[row].slice.key)
+
+    @slot
+    def on_next(self) -> None:
+        """To the next slice that is left."""
+        self._go_on(self.panel.next_key())
+
+    @slot
+    def on_previous(self) -> None:
+        """To the slice before."""
+        self._go_on(self.panel.previous_key())
+
+    @slot
+    def on_done(self) -> None:
+        """Save the slice as it is now and go on."""
+        if self.desk.shown is not None and self.panel.editable:
+            following = self.panel.complete(self.desk.shown.read())
+            self.host.logic.slices_changed.emit()
+            self._go_on(following)
+
+    @slot
+    def on_skip(self) -> None:
+        """Leave the slice out."""
+        if self.panel.editable:
+            self.keep_draft()
+            self._go_on(self.panel.skip())
+
+    @slot
+    def on_flag(self) -> None:
+        """Put the slice aside with a note."""
+        if self.panel.editable:
+            self.keep_draft()
+            following = self.panel.flag(str(self.ui.noteEdit.property("text")).strip())
+            self.ui.noteEdit.clear()
+            self._go_on(following)
+
+    @slot
+    def on_reopen(self) -> None:
+        """Take a slice back."""
+        if self.panel.item is not None and not self.panel.editable:
+            self.panel.reopen()
+            self.host.logic.slices_changed.emit()
+            self.show(self.panel.key)
+
+    @slot
+    def on_fill_again(self) -> None:
+        """Start the slice anew from the chosen pre-fill; Undo takes it back."""
+        if self.desk.shown is not None and self.panel.editable:
+            self.desk.fill(self.panel.item.slice, self.panel.fill_again(), self._within())  # type: ignore[union-attr]
+
+    @slot
+    def on_prefill_chosen(self) -> None:
+        """What slices start from, those after this one included."""
+        self.panel.prefill = chosen(self.ui.prefillSelector) or "model"
+
+    @slot
+    def on_within_chosen(self) -> None:
+        """Where effects may edit."""
+        if self.desk.shown is not None and self.panel.editable:
+            self.desk.shown.allow(self._within())
+
+    @slot
+    def on_look(self) -> None:
+        """Fill, outline and opacity."""
+        if self.desk.shown is not None:
+            fill, outline = self.ui.fillBox.isChecked(), self.ui.outlineBox.isChecked()
+            self.desk.shown.look(fill, outline, float(self.ui.fillSlider.property("value")))
+
+    def keep_draft(self) -> bool:
+        """Keep on disk what was changed in a slice that is left unfinished; False, and told, where that fails."""
+        if self.desk.shown is None or not self.panel.editable:
+            return True
+        try:
+            self.panel.keep_draft(self.desk.shown.read())
+        except NeonatalSegError as error:
+            self.panel.failed(str(error))
+            return False
+        return True
+
+    def _go_on(self, key: str) -> None:
+        if key:
+            self.show(key)
+        else:
+            self.desk.let_edit(False)
+            self.draw()
+
+    def _within(self) -> str:
+        return chosen(self.ui.withinSelector)

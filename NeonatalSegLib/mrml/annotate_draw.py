@@ -1,0 +1,104 @@
+"""Draws an ``annotating.AnnotateView`` onto the widgets of Annotate.ui. Uses only what both Qt bindings understand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..annotating import KEYS, PREFILL_TEXTS, AnnotateView
+from ..budget import BudgetSettings
+from ..tissues import TISSUES
+from .view import PREFIX, apply, choices, chosen, enable
+
+UNITS = [("slices", "slices"), ("percent of the axis", "percent")]
+AXES = [(text, text) for text in ("axial", "coronal", "sagittal", "mixed", "random")]
+SELECTIONS = [
+    ("at equal distances", "equidistant"),
+    ("where the model is unsure", "uncertainty"),
+    ("at random, more where the brain is large", "foreground-random"),
+    ("at random", "random"),
+]
+START_FROM = [(PREFILL_TEXTS[key], key) for key in ("model", "empty")]
+PREFILLS = [(PREFILL_TEXTS[key], key) for key in ("model", "neighbour", "empty")]
+WITHIN = [("the whole slice", ""), *((f"only within: {t.name}", t.key) for t in TISSUES if t.index > 0)]
+STATE_MARKS = {"to do": "", "in progress": "▸ ", "done": "✓ ", "flagged": "⚑ ", "skipped": "– "}
+
+
+def fill_choices(ui: Any) -> None:
+    """What the selectors of the section offer."""
+    for combo, entries in (
+        (ui.unitSelector, UNITS),
+        (ui.axisSelector, AXES),
+        (ui.selectionSelector, SELECTIONS),
+        (ui.startFromSelector, START_FROM),
+        (ui.prefillSelector, PREFILLS),
+        (ui.withinSelector, WITHIN),
+    ):
+        choices(combo, entries, entries[0][1])
+    for box, name, what in ((ui.fillBox, "fill", "the colours"), (ui.outlineBox, "outline", "the outlines")):
+        box.setToolTip(f"Show {what} of the tissues. Key: {KEYS[name]}")
+
+
+def settings(ui: Any) -> BudgetSettings:
+    """The budget as chosen; NeonatalSegError where it makes no sense."""
+    return BudgetSettings(
+        amount=float(ui.amountBox.property("value")),
+        unit=chosen(ui.unitSelector),
+        per="scan",
+        axis=chosen(ui.axisSelector),
+        selection=chosen(ui.selectionSelector),
+    )
+
+
+def draw(ui: Any, view: AnnotateView, make_item: Callable[[str], Any]) -> None:
+    """Bring every control to what ``view`` says; ``make_item(text)`` makes a cell of the table."""
+    ui.studyLabel.setText(view.study)
+    for button, control in ((ui.openButton, view.open), (ui.closeButton, view.close), (ui.resumeButton, view.resume)):
+        apply(button, control)
+        button.setVisible(control.visible)
+    ui.resumeButton.setText(view.resume.text)
+    ui.newStudyBox.setVisible(view.setup.visible)
+    for widget in (ui.amountBox, ui.unitSelector, ui.axisSelector, ui.selectionSelector, ui.startFromSelector):
+        enable(widget, view.setup)
+    ui.raterEdit.setEnabled(view.setup.visible and view.setup.enabled)
+    apply(ui.makeButton, view.make)
+    ui.makeButton.setText(view.make.text)
+    for widget in (ui.makingBar, ui.makingLabel):
+        widget.setVisible(view.making.visible)
+    ui.makingBar.setMaximum(100 if view.making_percent is not None else 0)
+    ui.makingBar.setValue(view.making_percent if view.making_percent is not None else -1)
+    ui.makingLabel.setText(view.making.text)
+    text = PREFIX[view.kind] + view.message if view.message else ""
+    ui.annotateMessageLabel.setText(text)
+    ui.annotateMessageLabel.setVisible(bool(text))
+    ui.workBox.setVisible(view.edit.visible)
+    ui.studyBar.setValue(view.percent)
+    ui.studyProgressLabel.setText(view.progress)
+    for name, control in view.buttons.items():
+        apply(getattr(ui, f"{name}Button"), control)
+    for widget in (ui.noteEdit, ui.fillButton, ui.withinSelector):
+        enable(widget, view.edit)
+    _fill(ui.slicesTable, view, make_item)
+
+
+def _fill(table: Any, view: AnnotateView, make_item: Callable[[str], Any]) -> None:
+    table.blockSignals(True)
+    if table.property("rowCount") != len(view.rows):
+        table.setRowCount(len(view.rows))
+    for number, row in enumerate(view.rows):
+        texts = (STATE_MARKS[row.state] + row.state, row.axis, row.position, row.scan)
+        for column, text in enumerate(texts):
+            item = table.item(number, column)
+            if item is None:
+                item = make_item(text)
+                table.setItem(number, column, item)
+            elif item.text() != text:
+                item.setText(text)
+            if item.toolTip() != row.tool_tip:
+                item.setToolTip(row.tool_tip)
+    current = next((number for number, row in enumerate(view.rows) if row.key == view.current), -1)
+    if current < 0:
+        table.clearSelection()
+    elif table.currentRow() != current:
+        table.selectRow(current)
+    table.blockSignals(False)

@@ -1,0 +1,108 @@
+"""Slicer's Segment Editor inside the Annotate section: set up in the order that it needs, limited to what is allowed.
+
+Nothing of Qt is imported; the widget comes from the .ui file.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import slicer
+
+from .annotation_view import MASK_ID, AnnotationView, limit
+
+EFFECTS = ["Paint", "Erase", "Draw", "Threshold", "Islands", "Smoothing"]
+NODE_TAG = "NeonatalSegAnnotate"
+UNDO_STATES = 20
+PROPERTIES = {
+    "segmentationNodeSelectorVisible": False,
+    "sourceVolumeNodeSelectorVisible": False,
+    "switchToSegmentationsButtonVisible": False,
+    "unorderedEffectsVisible": False,
+    "maximumNumberOfUndoStates": UNDO_STATES,
+}
+
+
+class SliceEditor:
+    """The embedded qMRMLSegmentEditorWidget with an editor node of its own.
+
+    Attributes:
+        node: the vtkMRMLSegmentEditorNode, None while no scene is there.
+    """
+
+    def __init__(self, widget: Any) -> None:
+        self.widget = widget
+        self.node: Any = None
+        self._installed = False
+
+    def attach(self, scene: Any) -> None:
+        """Take the editor node of a scene, made where there is none. Its masks are set before any effect can run."""
+        node = scene.GetSingletonNode(NODE_TAG, "vtkMRMLSegmentEditorNode")
+        if node is None:
+            made = scene.CreateNodeByClass("vtkMRMLSegmentEditorNode")
+            made.SetSingletonTag(NODE_TAG)
+            node = scene.AddNode(made)
+            made.UnRegister(None)
+        if node is self.node:
+            return
+        self.node = node
+        limit(node)
+        self.widget.setMRMLSegmentEditorNode(node)
+        self.widget.setMRMLScene(scene)
+        self.widget.setEffectNameOrder(EFFECTS)
+        for name, value in PROPERTIES.items():
+            self.widget.setProperty(name, value)
+        limit(node)  # the widget gives a new node its own defaults
+
+    def edit(self, view: AnnotationView, editable: bool) -> None:
+        """Show the slice of ``view``; what was done to the slice before it cannot be undone any more."""
+        self.widget.setSegmentationNode(view.node)
+        self.widget.setSourceVolumeNode(view.reference)
+        self.widget.setProperty("undoEnabled", True)  # forgets the states that were saved
+        self.widget.setProperty("readOnly", not editable)
+        for table in slicer.util.findChildren(self.widget, name="SegmentsTableView"):
+            table.setHideSegments([MASK_ID])
+        view.keep(self.node)
+
+    def start_effects(self) -> None:
+        """Brushes that touch one slice; not without a main window, where effects end the application."""
+        if slicer.app.layoutManager() is None:
+            return
+        paint = self.widget.effectByName("Paint")
+        if paint is not None:
+            paint.setCommonParameter("BrushSphere", 0)
+            paint.setCommonParameter("EditIn3DViews", 0)
+
+    def save_state(self) -> None:
+        """Before a change of our own that the editor's Undo is to take back."""
+        self.widget.saveStateForUndo()
+
+    def enter(self) -> None:
+        """The module is opened."""
+        if not self._installed and self.node is not None:
+            self.widget.setupViewObservations()
+            self.widget.installKeyboardShortcuts()
+            self._installed = True
+            self.start_effects()
+
+    def exit(self) -> None:
+        """The module is left: no effect may go on, and no key belongs to us."""
+        if self.node is not None:
+            self.widget.setActiveEffect(None)
+        if self._installed:
+            self.widget.uninstallKeyboardShortcuts()
+            self.widget.removeViewObservations()
+            self._installed = False
+
+    def release(self) -> None:
+        """Let go of the nodes, before the scene loses them."""
+        self.exit()
+        if self.node is not None:
+            self.widget.setSegmentationNode(None)
+            self.widget.setMRMLSegmentEditorNode(None)
+            self.node = None
+
+    def close(self) -> None:
+        """Let go of the scene: a widget that still holds it at the end makes Slicer crash."""
+        self.release()
+        self.widget.setMRMLScene(None)

@@ -1,0 +1,167 @@
+"""A study for the scan in the scene: its images become files, then the compute process plans and pre-fills slices."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import SimpleITK as sitk
+
+from ..budget import BudgetSettings
+from ..errors import NeonatalSegError
+from ..panel import Signal
+from ..scan import scan_name
+from .compute import Engine
+from .logic import check_inputs
+from .study_volumes import remember_file
+from .volumes import image_from_volume
+
+
+@dataclass
+class _Making:
+    """One study under way."""
+
+    folder: Path
+    files: dict[str, Path]
+    nodes: dict[str, Any]
+    fields: Mapping[str, Any]
+    thread: threading.Thread | None = None
+    written: threading.Event = field(default_factory=threading.Event)
+    failure: BaseException | None = None
+    request: Any = None
+    cancelled: bool = False
+
+
+class StudyMaker:
+    """Makes one study at a time; ``poll`` is to be called from a timer, nothing waits.
+
+    Args:
+        engine: gives the compute process.
+
+    Signals: ``progressed(stage, fraction, seconds_left)``; then exactly one of ``finished(result of the operation)``,
+    ``failed(message)`` and ``cancelled()``. Where it does not finish, no file is left behind.
+    """
+
+    def __init__(self, engine: Callable[[], Engine]) -> None:
+        self._engine = engine
+        self._making: _Making | None = None
+        self.progressed, self.finished, self.failed, self.cancelled = Signal(), Signal(), Signal(), Signal()
+
+    def start(
+        self, folder: Path, t1: Any, t2: Any, settings: BudgetSettings, *, model: str, device: str, prefill: str
+    ) -> None:
+        """Begin, with the volume nodes ``t1`` and ``t2`` (one at least).
+
+        Raises:
+            NeonatalSegError: an input that cannot be used, or a folder that is not empty.
+        """
+        check_inputs(t1, t2)
+        if folder.exists() and any(folder.iterdir()):
+            raise NeonatalSegError(f"The folder {folder} is not empty: choose an empty one, or make a new one.")
+        nodes = {key: node for key, node in (("t1", t1), ("t2", t2)) if node is not None}
+        name = file_name((nodes.get("t2") or nodes["t1"]).GetName())
+        files = {key: folder / "scans" / f"{name}_{key.upper()}w.nii.gz" for key in nodes}
+        scan = {"name": name, "age_weeks": None, **{key: str(files[key]) if key in files else None for key in _KEYS}}
+        fields = {
+            "study": str(folder),
+            "scans": [scan],
+            "settings": settings.to_json(),
+            "model": model or None,
+            "device": device,
+            "prefill": prefill,
+        }
+        images = {key: image_from_volume(node) for key, node in nodes.items()}
+        self._making = making = _Making(folder, files, nodes, fields)
+        making.thread = threading.Thread(target=_write, args=(making, images), name="study images", daemon=True)
+        making.thread.start()
+        self.progressed.emit("inputs", None, None)
+
+    def cancel(self) -> None:
+        """Ask to stop; ``cancelled`` follows from ``poll``."""
+        making = self._making
+        if making is not None and not making.cancelled:
+            making.cancelled = True
+            if making.request is not None:
+                making.request.cancel()
+
+    def abandon(self) -> None:
+        """Stop and tell nobody: the module is closed."""
+        making, self._making = self._making, None
+        if making is not None:
+            if making.request is not None:
+                making.request.cancel()
+            _clear(making)
+
+    def poll(self) -> None:
+        """Look after what is under way. Never waits."""
+        making = self._making
+        if making is None or not making.written.is_set():
+            return
+        if making.request is None:
+            if making.failure is not None:
+                self._end(making, self.failed, f"The scan could not be written into {making.folder}: {making.failure}.")
+            elif making.cancelled:
+                self._end(making, self.cancelled)
+            else:
+                making.request = self._engine().request("plan", **making.fields)
+            return
+        for event in making.request.poll():
+            if event.name == "progress":
+                self.progressed.emit(event.get("stage", ""), event.get("fraction"), event.get("seconds_left"))
+            elif event.name == "result":
+                for key, node in making.nodes.items():
+                    remember_file(node, making.files[key])
+                self._making = None
+                making.request.release()
+                self.finished.emit(dict(event.fields))
+            elif event.name == "cancelled":
+                self._end(making, self.cancelled)
+            elif event.name == "error":
+                self._end(making, self.failed, str(event.get("message", "")) or "The study could not be made.")
+
+    def _end(self, making: _Making, signal: Signal, *arguments: str) -> None:
+        self._making = None
+        if making.request is not None:
+            making.request.release()
+        _clear(making)
+        signal.emit(*arguments)
+
+
+_KEYS = ("t1", "t2")
+
+
+def file_name(name: str) -> str:
+    """A volume's name as the name of a scan in a study: without its contrast, and only of what any disk takes."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", scan_name(Path(name.replace("/", "_")))).strip("._") or "scan"
+
+
+def _write(making: _Making, images: Mapping[str, sitk.Image]) -> None:
+    """On a thread: the images as compressed NIfTI files."""
+    try:
+        (making.folder / "scans").mkdir(parents=True, exist_ok=True)
+        for key, image in images.items():
+            if making.cancelled:
+                break
+            sitk.WriteImage(image, str(making.files[key]), useCompression=True)
+            if not making.files[key].is_file():
+                raise OSError(f"{making.files[key]} is not there after writing")
+    except Exception as error:  # told on the thread that polls
+        making.failure = error
+    finally:
+        making.written.set()
+
+
+def _clear(making: _Making) -> None:
+    """Remove the images that were written, and the folders where nothing else is in them."""
+    if making.thread is not None:
+        making.thread.join()
+    with contextlib.suppress(OSError):
+        for path in making.files.values():
+            path.unlink(missing_ok=True)
+        (making.folder / "scans").rmdir()
+        making.folder.rmdir()

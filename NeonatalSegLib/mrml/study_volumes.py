@@ -1,0 +1,76 @@
+"""The images of a study's scan as volume nodes: those that are in the scene already, or loaded from their files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..annotation import StudyScan
+from ..budget import Plan
+from ..geometry import Grid
+from ..scan import check_image, read_image
+from .volumes import RAS_TO_LPS, volume_from_image, world_affine
+
+FILE_ATTRIBUTE = "NeonatalSeg.file"
+TOLERANCE_MM = 0.01
+
+
+def scan_volumes(scan: StudyScan, plan: Plan, scene: Any) -> dict[str, Any]:
+    """The volume nodes of a scan, "t1" and "t2", as far as it has them.
+
+    Raises:
+        NeonatalSegError: a file is missing or unreadable, or the scan is not the one for which the plan was made.
+    """
+    nodes = {}
+    for key, path in (("t1", scan.t1), ("t2", scan.t2)):
+        if path is None:
+            continue
+        is_reference = path == scan.reference
+        node = _found(path, scene)
+        if node is None or (is_reference and not lies_on(node, plan.grids[scan.name])):
+            image, _ = check_image(read_image(path), str(path))
+            if is_reference:
+                plan.check_scan(scan.name, Grid.of(image))
+            node = volume_from_image(right_handed(image), f"{scan.name}_{key.upper()}w", scene)
+            remember_file(node, path)
+        nodes[key] = node
+    return nodes
+
+
+def remember_file(node: Any, path: Path) -> None:
+    """Note that ``node`` holds what is in the file ``path``."""
+    node.SetAttribute(FILE_ATTRIBUTE, str(path))
+
+
+def lies_on(node: Any, grid: Grid) -> bool:
+    """True where the node's voxels are those of ``grid``, in whatever order."""
+    data = node.GetImageData()
+    if data is None or sorted(data.GetDimensions()) != sorted(grid.size):
+        return False
+    last = np.array(data.GetDimensions()) - 1
+    index = np.array([[(corner >> axis) & 1 for axis in range(3)] for corner in range(8)]) * last
+    corners = (np.c_[index, np.ones(8)] @ (RAS_TO_LPS @ world_affine(node)).T)[:, :3]
+    away = np.linalg.norm(corners[:, None] - grid.corners_mm()[None], axis=-1)
+    return bool(away.min(axis=1).max() < TOLERANCE_MM)
+
+
+def right_handed(image: sitk.Image) -> sitk.Image:
+    """The same voxels in the same places, the last axis turned round where the axes are left-handed.
+
+    Slicer's own reader does this too; Slicer's world mirrors the x and y of LPS, which leaves the handedness.
+    """
+    return image[:, :, ::-1] if np.linalg.det(np.reshape(image.GetDirection(), (3, 3))) < 0 else image
+
+
+def _found(path: Path, scene: Any) -> Any:
+    """A scalar volume that holds this file: made by us, or loaded by the user."""
+    for number in range(scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")):
+        node = scene.GetNthNodeByClass(number, "vtkMRMLScalarVolumeNode")
+        storage = node.GetStorageNode()
+        names = (node.GetAttribute(FILE_ATTRIBUTE), storage.GetFileName() if storage is not None else None)
+        if node.GetImageData() is not None and any(name and Path(name).resolve() == path.resolve() for name in names):
+            return node
+    return None

@@ -1,0 +1,397 @@
+"""Between the widgets of the Fine-tune section, its state machine, the compute process and the model store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import slicer
+import vtk
+from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
+
+from .. import store, tuning
+from ..errors import NeonatalSegError
+from ..models import current_model
+from ..versions import list_versions
+from . import choosing, dependencies, tune_view, view
+from .charts import TuningChart
+from .compute import EngineRequest
+from .controller import slot
+from .sections import Host
+
+DOING = "A fine-tuning"
+DECLINED = "Nothing was installed. Fine-tuning needs PyTorch."
+ENDS = ("result", "error", "cancelled")
+
+
+class TuneController(VTKObservationMixin):
+    """Ties the section to the rest. The model that is trained further is the current one of the store.
+
+    Args:
+        ui: the widgets of FineTune.ui by name. host: what the module file gives to its sections.
+    """
+
+    def __init__(self, ui: Any, host: Host) -> None:
+        VTKObservationMixin.__init__(self)
+        self.ui, self.host, self.panel = ui, host, tuning.Tuning()
+        self.confirm, self.choose_folder, self.choose_file = host.confirm, host.choose_folder, host.choose_file
+        self.chart = TuningChart(slicer.mrmlScene)
+        self.timer = host.make_timer()
+        self.parameters: Any = None
+        self._gui_tag: Any = None
+        self._run: EngineRequest | None = None
+        self._counting: EngineRequest | None = None
+        self._left_over: list[EngineRequest] = []
+        self._folder, self._counted_for, self._last_step, self._plot_shown = "", "", -1, False
+        ui.scoresTable.setColumnWidth(0, 160)  # the names of the tissues
+        self._connect()
+        self.follow_scene()
+        self.draw()
+
+    def _connect(self) -> None:
+        self.timer.timeout.connect(self.on_timer)
+        self.ui.fineTuneSection.contentsCollapsed.connect(self.refresh)
+        self.ui.strategySelector.currentIndexChanged.connect(self.on_strategy_chosen)
+        self.ui.versionSelector.currentIndexChanged.connect(self.on_version_chosen)
+        self.ui.startButton.clicked.connect(self.on_start_button)
+        self.ui.acceptButton.clicked.connect(self.on_accept)
+        self.ui.discardButton.clicked.connect(self.on_discard)
+        self.ui.rollBackButton.clicked.connect(self.on_roll_back)
+        self.ui.exportModelButton.clicked.connect(self.on_export)
+        self.ui.importModelButton.clicked.connect(self.on_import)
+        self.host.logic.runner.turn.changed.connect(self.on_turn)
+        self.host.logic.slices_changed.connect(self.on_slices_changed)
+        self.host.logic.runner.devices_known.connect(self.on_devices_known)
+        self.panel.changed.connect(self.draw)
+
+    def draw(self) -> None:
+        """Draw the state machine's view, and tell the other sections whether the compute process is free."""
+        tune_view.draw(self.ui, self.panel.view(), self.host.make_item)
+        self.host.logic.runner.turn.follow(DOING, self.panel.busy or bool(self._left_over))
+
+    # The section's life
+
+    def enter(self) -> None:
+        """The module was opened: models and slices may have changed meanwhile."""
+        self.refresh()
+
+    def exit(self) -> None:
+        """The user goes to another module: what runs goes on."""
+
+    def follow_scene(self) -> None:
+        """Take the parameters that the first section follows."""
+        self._set_parameters(self.host.panel.parameters)
+
+    def scene_closes(self) -> None:
+        """Stop and discard what runs; the chart goes with the scene."""
+        self._abandon()
+        self.chart.hide()
+        self._set_parameters(None)
+        self.panel.scene_closed()
+
+    def node_removed(self) -> None:
+        """Nothing of this section hangs on a node: a chart that was deleted is made again."""
+
+    def close(self) -> None:
+        """The module is closed: stop, discard, let go of everything."""
+        self.timer.stop()
+        self._abandon()
+        self._sweep()
+        self.panel.changed.disconnect()
+        self.host.logic.runner.turn.changed.disconnect(self.on_turn)
+        self.host.logic.slices_changed.disconnect(self.on_slices_changed)
+        self.host.logic.runner.devices_known.disconnect(self.on_devices_known)
+        self._set_parameters(None)
+        self.removeObservers()
+        self.chart.remove()
+
+    def _set_parameters(self, parameters: Any) -> None:
+        if parameters is self.parameters:
+            return
+        if self.parameters is not None:
+            self.parameters.disconnectGui(self._gui_tag)
+            self.removeObserver(self.parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.on_parameters_changed)
+        self.parameters = parameters
+        if parameters is not None:
+            tied = {widget.property("SlicerParameterName"): widget for widget in vars(self.ui).values()}
+            self._gui_tag = parameters.connectParametersToGui({name: tied[name] for name in tied if name})
+            self.addObserver(parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.on_parameters_changed)
+            self.refresh()
+            self.on_parameters_changed()
+
+    def on_parameters_changed(self, caller: Any = None, event: Any = None) -> None:
+        """A choice has changed: by the user, by the Annotate section, or because a scene was loaded."""
+        self.panel.choose_strategy(self.parameters.tuneStrategy)
+        if self.parameters.studyFolder != self._folder:
+            self.read_study()
+        if self._plot_shown and not self.parameters.tunePlot:
+            self._plot_shown = False
+            self.chart.hide()
+        elif self.parameters.tunePlot and not self._plot_shown:
+            self._show_plot()
+
+    # What is there
+
+    @slot
+    def refresh(self) -> None:
+        """Read the study and the model store, where the section is open."""
+        if self.ui.fineTuneSection.property("collapsed"):
+            return
+        self.read_study()
+        self.read_store()
+        self.count_parameters()
+        self.draw()  # unfolded, everything was shown
+
+    def on_slices_changed(self) -> None:
+        """A slice was completed or reopened in the Annotate section."""
+        if not self.ui.fineTuneSection.property("collapsed"):
+            self.read_study()
+
+    def read_study(self) -> None:
+        """How many slices of the study are completed."""
+        self._folder = folder = self.parameters.studyFolder if self.parameters is not None else ""
+        if not folder:
+            self.panel.set_study("")
+            return
+        try:
+            self.panel.set_study(Path(folder).name, *choosing.completed_slices(folder))
+        except NeonatalSegError as error:
+            self.panel.set_study(Path(folder).name, refusal=str(error))
+
+    def read_store(self) -> None:
+        """Which models there are, and which is current; the Segment section's list follows."""
+        name, warnings = current_model()
+        self.panel.set_store(name, list_versions(), store.previous_name() or "", warnings)
+        known = choosing.known_models()
+        if list(known.items()) != list(self.host.logic.models.items()):
+            self.host.logic.models = known
+            self.host.logic.models_changed.emit()
+
+    def on_devices_known(self, hello: Any) -> None:
+        """The compute process is up: it can count now."""
+        if not self.ui.fineTuneSection.property("collapsed"):
+            self.count_parameters()
+
+    def count_parameters(self) -> None:
+        """Ask what each strategy trains in the current model, where that is not known and the process is up."""
+        name = self.panel.current
+        idle = self._counting is None and not self.panel.busy and self.host.panel.panel.devices
+        if idle and name and name != self._counted_for:
+            self._counted_for = name
+            self._counting = self.host.logic.runner.engine().request("strategies", model=name)
+            self.timer.start()
+
+    def on_turn(self) -> None:
+        """Another section has begun or ended something in the compute process."""
+        self.panel.set_occupied(self.host.logic.runner.turn.why_not(DOING))
+
+    @slot
+    def on_strategy_chosen(self) -> None:
+        """The user chooses a strategy."""
+        if self.parameters is not None and (name := view.chosen(self.ui.strategySelector)):
+            self.parameters.tuneStrategy = name
+
+    @slot
+    def on_version_chosen(self) -> None:
+        """The user chooses one of the fine-tuned models, to look at its scores; nothing else changes."""
+        self.panel.choose_version(view.chosen(self.ui.versionSelector))
+
+    # Training
+
+    @slot
+    def on_start_button(self) -> None:
+        """Start; while running, stop and keep the best so far."""
+        if self.panel.busy:
+            self.panel.stop()
+            if self._run is not None:
+                self._run.stop()
+            return
+        if not dependencies.ensure(self.confirm):
+            self.panel.notice(_(DECLINED), "warning")
+            return
+        self.host.panel.ask_devices()
+        self.read_study()
+        self.read_store()
+        if not self.panel.start():
+            return
+        self._last_step, self._plot_shown = -1, False
+        self.chart.start(f"Fine-tuning of {self.panel.current}, strategy {self.panel.strategy}")
+        device = choosing.usable_device(self.parameters.device, self.host.panel.panel.devices)
+        self._run = self.host.logic.runner.engine().request(
+            "finetune",
+            study=self.parameters.studyFolder,
+            raters=None,
+            model=self.panel.current,
+            settings=self._settings(),
+            device=device,
+        )
+        self.timer.start()
+
+    def _settings(self) -> dict[str, Any]:
+        """Fields of FineTuningSettings; what is automatic is left out."""
+        settings: dict[str, Any] = {"strategy": self.panel.strategy}
+        if self.parameters.tuneSteps:
+            settings["steps"] = self.parameters.tuneSteps
+        if not self.parameters.tuneRehearsal:
+            settings["rehearsal"] = 0.0
+        return settings
+
+    @slot
+    def on_timer(self) -> None:
+        """Ten times a second while something is under way."""
+        try:
+            self._poll_counting()
+            self._poll_run()
+            self._sweep()
+        except Exception:
+            self._abandon()  # or the next click would find it running for ever
+            raise
+        if self._run is None and self._counting is None and not self._left_over:
+            self.timer.stop()
+
+    def _poll_run(self) -> None:
+        run = self._run
+        if run is None:
+            return
+        steps: list[dict[str, Any]] = []
+        for event in run.poll():
+            if event.name == "progress":
+                steps.append(dict(event.fields))
+            elif event.name in ENDS:
+                self._run = None
+                run.release()
+                self._end(event)
+                return
+        if steps:
+            self._plot(steps)
+            held = [step["held_out_dsc"] for step in steps if step.get("held_out_dsc") is not None]
+            self.panel.progress({**steps[-1], **({"held_out_dsc": held[-1]} if held else {})})
+
+    def _plot(self, steps: list[dict[str, Any]]) -> None:
+        for told in steps:
+            if (step := told.get("step")) is not None:
+                if step < self._last_step:  # begun anew, with smaller patches
+                    self.chart.restart()
+                self._last_step = step
+                self.chart.add([(step, told.get("loss"), told.get("held_out_dsc"))])
+        if self.parameters.tunePlot and not self._plot_shown:
+            self._show_plot()
+
+    def _show_plot(self) -> None:
+        if self.chart.chart is not None:
+            self._plot_shown = True
+            self.chart.show()
+
+    def _end(self, event: Any) -> None:
+        if event.name == "cancelled":
+            self.panel.cancelled("The fine-tuning was stopped and discarded.")
+        elif event.name == "error":
+            self.panel.failed(str(event.get("message", "")) or "The compute process failed without a reason.")
+        else:
+            if history := event.get("history"):
+                self.chart.restart()
+                self.chart.add([tuple(point) for point in history])
+            self.read_store()
+            self.panel.finished(dict(event.fields))
+
+    def _poll_counting(self) -> None:
+        if self._counting is None:
+            return
+        for event in self._counting.poll():
+            if event.name not in ENDS:
+                continue
+            self._counting.release()
+            self._counting = None
+            if event.name == "result":
+                keys = ("name", "text", "trained", "total", "percent")
+                told = [[entry[key] for key in keys] for entry in event.get("strategies", [])]
+                self.panel.set_strategies([tuning.Strategy(*entry) for entry in told])
+            else:  # what is wrong with the model is told when it is used
+                self._counted_for = ""
+            return
+
+    def _abandon(self) -> None:
+        """Stop what runs and want nothing of it, not even a model that is ready at this moment."""
+        run, self._run = self._run, None
+        if run is not None:
+            run.cancel()
+            self._left_over.append(run)
+
+    def _sweep(self) -> None:
+        """Look after requests that nobody wants any more: files go, and so does a model that was made nevertheless."""
+        for request in list(self._left_over):
+            for event in request.poll():
+                if event.name in ENDS:
+                    self._left_over.remove(request)
+                    request.release()
+                    if event.name == "result" and event.get("model"):
+                        store.discard(str(event.get("model")))
+                    self.draw()
+
+    # The model store
+
+    @slot
+    def on_accept(self) -> None:
+        """The chosen version becomes the current model."""
+        before = self.panel.current
+        model = store.accept(self.panel.version)
+        self._took_over(
+            _("{new} is the current model now, in place of {old}; Segment uses it. Roll back returns to {old}.").format(
+                new=model.name, old=before
+            )
+        )
+
+    @slot
+    def on_roll_back(self) -> None:
+        """The model before the current one becomes current again."""
+        before = self.panel.current
+        model = store.roll_back()
+        self._took_over(
+            _("{new} is the current model again; Segment uses it. {old} is kept as a candidate.").format(
+                new=model.name, old=before
+            )
+        )
+
+    def _took_over(self, message: str) -> None:
+        """Another model is current: Segment uses the current one, whatever was chosen there."""
+        self.parameters.model = ""
+        self.read_store()
+        self.count_parameters()
+        self.panel.notice(message)
+
+    @slot
+    def on_discard(self) -> None:
+        """The chosen version is removed, after a question: it cannot be brought back."""
+        name = self.panel.version
+        if not self.confirm(_("Remove the model {name} from this computer? This cannot be undone.").format(name=name)):
+            return
+        store.discard(name)
+        message = _("{name} was removed. {current} is the current model.")
+        if self.parameters.model == name:
+            self.parameters.model = ""
+            message += " " + _("Segment, where {name} was chosen, uses {current}.")
+        self.read_store()
+        self.panel.notice(message.format(name=name, current=self.panel.current))
+
+    @slot
+    def on_export(self) -> None:
+        """The chosen version as one file."""
+        folder = self.choose_folder(_("Folder for the exported model"))
+        if folder:
+            file = store.export_model(self.panel.version, Path(folder))
+            self.panel.notice(_("Written: {file}").format(file=file))
+
+    @slot
+    def on_import(self) -> None:
+        """A model from a file becomes a candidate."""
+        file = self.choose_file(_("Exported model"), _("Models (*.zip)"))
+        if file:
+            model = store.import_model(file)
+            self.read_store()
+            self.panel.choose_version(model.name)
+            self.panel.notice(
+                _("{name} was imported as a candidate. The current model is still {current}.").format(
+                    name=model.name, current=self.panel.current
+                )
+            )

@@ -1,0 +1,49 @@
+"""Draws a ``tuning.View`` onto the widgets of FineTune.ui. Uses only what both Qt bindings understand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..tuning import View
+from . import view as drawing
+
+
+def draw(ui: Any, view: View, make_item: Any) -> None:
+    """Bring every control to what ``view`` says; ``make_item(text)`` makes a cell of the table."""
+    ui.studyLabel.setText(view.study)
+    ui.currentModelLabel.setText(view.current)
+    _choices(ui.strategySelector, view.strategies, view.strategy)
+    ui.strategyLabel.setText(view.strategy_text)
+    for widget in (ui.strategySelector, ui.stepsBox, ui.rehearsalBox):
+        drawing.enable(widget, view.settings)
+    drawing.apply(ui.startButton, view.start)
+    ui.startButton.setText(view.start.text)
+    ui.tuneProgressBar.setVisible(view.progress.visible)
+    ui.tuneProgressLabel.setVisible(view.progress.visible)
+    ui.tuneProgressBar.setMaximum(100 if view.percent is not None else 0)
+    ui.tuneProgressBar.setValue(view.percent if view.percent is not None else -1)
+    ui.tuneProgressLabel.setText(view.progress.text)
+    text = drawing.PREFIX[view.kind] + view.message if view.message else ""
+    ui.tuneMessageLabel.setText(text)
+    ui.tuneMessageLabel.setVisible(bool(text))
+    _choices(ui.versionSelector, view.versions or (("none yet", ""),), view.version)
+    drawing.enable(ui.versionSelector, view.version_list)
+    ui.scoresLabel.setText(view.rows_text)
+    ui.scoresLabel.setVisible(bool(view.rows))
+    ui.scoresTable.setVisible(bool(view.rows))
+    drawing.fill(ui.scoresTable, view.rows, make_item)
+    for button, control in (
+        (ui.acceptButton, view.accept),
+        (ui.discardButton, view.discard),
+        (ui.rollBackButton, view.roll_back),
+        (ui.exportModelButton, view.export),
+        (ui.importModelButton, view.import_),
+    ):
+        drawing.apply(button, control)
+
+
+def _choices(combo: Any, entries: tuple[tuple[str, str], ...], chosen: str) -> None:
+    """As ``view.choices``, but left alone where nothing changes, or an open list would close under the mouse."""
+    there = [(combo.itemText(i), str(combo.itemData(i) or "")) for i in range(combo.property("count"))]
+    if there != list(entries) or drawing.chosen(combo) != chosen:
+        drawing.choices(combo, list(entries), chosen)

@@ -1,0 +1,179 @@
+"""``qMRMLSegmentEditorWidget`` for tests: the calls the panel may make, in the order that the real one needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import slicer
+from PySide6 import QtCore, QtWidgets
+from stand_in_editor import modify
+from strict_qt import Strict
+
+ALL_EFFECTS = ("Paint", "Draw", "Erase", "Level tracing", "Grow from seeds", "Fill between slices", "Threshold")
+ALL_EFFECTS += ("Margin", "Hollow", "Smoothing", "Scissors", "Islands", "Logical operators", "Mask volume")
+
+
+class Effect:
+    """One editor effect, with its common parameters."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.common: dict[str, Any] = {}
+
+    def setCommonParameter(self, name: str, value: Any) -> None:
+        self.common[name] = value
+
+
+def _option(name: str, kind: type) -> Any:
+    return QtCore.Property(kind, lambda self: self.options[name], lambda self, value: self._set_option(name, value))
+
+
+class qMRMLSegmentEditorWidget(Strict, QtWidgets.QWidget):  # noqa: N801 as in Slicer
+    """Buttons for the effects and a list of the segments; edits go through the real vtkSlicerSegmentEditorLogic."""
+
+    def __init__(self, parent: Any = None) -> None:
+        super().__init__(parent)
+        self.options = {
+            "segmentationNodeSelectorVisible": True,
+            "sourceVolumeNodeSelectorVisible": True,
+            "switchToSegmentationsButtonVisible": True,
+            "unorderedEffectsVisible": True,
+            "undoEnabled": True,
+            "readOnly": False,
+            "maximumNumberOfUndoStates": 10,
+        }
+        self._logic = slicer.vtkSlicerSegmentEditorLogic()
+        self._scene: Any = None
+        self._order = list(ALL_EFFECTS)
+        self._effects = {name: Effect(name) for name in ALL_EFFECTS}
+        self._active: Effect | None = None
+        self._shortcuts, self._observing = False, False
+        self._buttons = QtWidgets.QLabel()
+        self._list = QtWidgets.QListWidget()
+        self._list.setMaximumHeight(150)
+        layout = QtWidgets.QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._list)
+        layout.addWidget(self._buttons)
+
+    segmentationNodeSelectorVisible = _option("segmentationNodeSelectorVisible", bool)
+    sourceVolumeNodeSelectorVisible = _option("sourceVolumeNodeSelectorVisible", bool)
+    switchToSegmentationsButtonVisible = _option("switchToSegmentationsButtonVisible", bool)
+    unorderedEffectsVisible = _option("unorderedEffectsVisible", bool)
+    undoEnabled = _option("undoEnabled", bool)
+    readOnly = _option("readOnly", bool)
+    maximumNumberOfUndoStates = _option("maximumNumberOfUndoStates", int)
+
+    def _set_option(self, name: str, value: Any) -> None:
+        self.options[name] = value
+        if name == "undoEnabled" and value:
+            self._logic.ClearUndoState()
+        if name == "maximumNumberOfUndoStates":
+            self._logic.SetMaximumNumberOfUndoStates(value)
+        if name == "readOnly" and value:
+            self.setActiveEffect(None)
+
+    # Set-up: the node before the scene, the segmentation before its source volume
+
+    def setMRMLSegmentEditorNode(self, node: Any) -> None:
+        self._logic.SetSegmentEditorNode(node)
+
+    def mrmlSegmentEditorNode(self) -> Any:
+        return self._logic.GetSegmentEditorNode()
+
+    def setMRMLScene(self, scene: Any) -> None:
+        assert scene is None or self.mrmlSegmentEditorNode() is not None, "the editor node has to be set first"
+        self._scene = scene
+        if scene is not None:
+            self._logic.SetMRMLScene(scene)
+
+    def mrmlScene(self) -> Any:
+        return self._scene
+
+    def setSegmentationNode(self, node: Any) -> None:
+        assert node is None or self._scene is not None, "the scene has to be set first"
+        self._logic.SetSegmentationNode(node)
+        self._list.clear()
+        if node is not None:
+            segmentation = node.GetSegmentation()
+            self._list.addItems([segmentation.GetSegment(key).GetName() for key in segmentation.GetSegmentIDs()])
+
+    def segmentationNode(self) -> Any:
+        return self._logic.GetSegmentationNode()
+
+    def setSourceVolumeNode(self, node: Any) -> None:
+        assert self.segmentationNode() is not None, "the segmentation has to be set first"
+        self._logic.SetSourceVolumeNode(node)
+
+    def sourceVolumeNode(self) -> Any:
+        return self._logic.GetSourceVolumeNode()
+
+    # Effects
+
+    def setEffectNameOrder(self, names: list[str]) -> None:
+        assert set(names) <= set(ALL_EFFECTS), names
+        self._order = list(names)
+        self._buttons.setText("Effects: " + ", ".join(names))
+
+    def effectNameOrder(self) -> list[str]:
+        return self._order
+
+    def effectByName(self, name: str) -> Any:
+        return self._effects.get(name)
+
+    def activeEffect(self) -> Any:
+        return self._active
+
+    def setActiveEffect(self, effect: Any) -> None:
+        assert effect is None or slicer.app.layoutManager() is not None, "an effect without a main window: a crash"
+        self._active = effect
+
+    def setActiveEffectByName(self, name: str) -> None:
+        self.setActiveEffect(self._effects[name])
+
+    # Keys and views
+
+    def installKeyboardShortcuts(self, parent: Any = None) -> None:
+        self._shortcuts = True
+
+    def uninstallKeyboardShortcuts(self) -> None:
+        self._shortcuts = False
+
+    def shortcutsInstalled(self) -> bool:
+        """For tests alone."""
+        return self._shortcuts
+
+    def setupViewObservations(self) -> None:
+        self._observing = True
+
+    def removeViewObservations(self) -> None:
+        self._observing = False
+
+    # Editing
+
+    def saveStateForUndo(self) -> None:
+        assert not self.options["readOnly"]
+        self._logic.SaveStateForUndo()
+
+    def undo(self) -> None:
+        self._logic.Undo()
+
+    def redo(self) -> None:
+        self._logic.Redo()
+
+    def canUndo(self) -> bool:
+        """For tests alone: whether the Undo button is enabled."""
+        return bool(self._logic.CanUndo())
+
+    def paint(self, segment: str, voxels: np.ndarray) -> None:
+        """For tests alone: a stroke of the Paint effect over ``voxels`` (z, y, x of the source volume)."""
+        if not self.options["readOnly"]:  # then no effect can be active
+            self.saveStateForUndo()
+            modify(self._logic, segment, voxels, self._logic.ModificationModeAdd)
+
+    def erase(self, segment: str, voxels: np.ndarray) -> None:
+        """For tests alone: a stroke of the Erase effect."""
+        if not self.options["readOnly"]:
+            self.saveStateForUndo()
+            modify(self._logic, segment, voxels, self._logic.ModificationModeRemove)

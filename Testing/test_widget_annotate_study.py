@@ -1,0 +1,270 @@
+"""The Annotate section: nothing is lost, time is counted only at work, errors are told, studies are made."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import unittest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import slicer
+from test_mrml_annotation import add_slice_view
+from test_mrml_logic import add_volume
+from test_widget_annotate import AnnotateCase
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "slicer" / "stand_ins"))
+from scripted_engine import HELLO
+
+from NeonatalSegLib.annotation import Project
+from NeonatalSegLib.geometry import AXES
+from NeonatalSegLib.mrml.annotation_view import MASK_ID
+from NeonatalSegLib.mrml.study_volumes import lies_on, scan_volumes
+
+FIRST, SECOND, THIRD = "sub-01/axial/5", "sub-01/axial/11", "sub-01/coronal/7"
+
+
+class LastingTest(AnnotateCase):
+    """Whatever happens, what was done is there, and what was begun too."""
+
+    scans = ("sub-01", "sub-02")
+
+    def test_a_new_session_goes_to_the_next_slice(self) -> None:
+        self.open()
+        self.stroke("wm")
+        self.ui.doneButton.click()
+        self.widget.cleanup()
+        self.new_scene()
+        self.open()
+        self.assertEqual(self.panel.key, SECOND)
+        self.assertEqual(self.states()[0], "done")
+        self.assertTrue((self.panel.project.label_plane(FIRST) == 3).all())
+
+    def test_edits_survive_leaving_the_module_and_a_kill(self) -> None:
+        self.open()
+        self.stroke("wm", 0.5)
+        edited = self.labels()
+        self.time += 30
+        self.widget.exit()
+        self.panel.project.close()  # the process ends without another word
+        self.new_scene()
+        self.open()
+        self.assertEqual(self.panel.key, FIRST)
+        np.testing.assert_array_equal(self.labels(), edited)
+        self.assertEqual(self.panel.clock.seconds, 30)
+
+    def test_edits_survive_the_end_of_the_scene(self) -> None:
+        self.open()
+        self.stroke("wm", 0.5)
+        edited = self.labels()
+        self.scene.Clear(0)
+        self.assertIsNone(self.panel.project)
+        with Project.open(self.study, "Anna") as project:
+            np.testing.assert_array_equal(project.label_plane(FIRST), edited)
+        self.views = {axis: add_slice_view(self.scene, axis) for axis in AXES}
+        self.open()
+        np.testing.assert_array_equal(self.labels(), edited)
+        self.stroke("csf")
+        self.ui.doneButton.click()
+        self.assertTrue((self.panel.project.label_plane(FIRST) == 1).all())
+
+    def test_edits_survive_the_deletion_of_a_node(self) -> None:
+        for node in ("node", "reference"):
+            with self.subTest(deleted=node):
+                self.open(rater=node)
+                self.stroke("wm", 0.5)
+                edited = self.labels()
+                self.scene.RemoveNode(getattr(self.section.desk.shown, node))
+                self.assertIn("was deleted", self.text("annotateMessageLabel"))
+                self.assertEqual(self.panel.key, "")
+                self.ui.slicesTable.selectRow(1)
+                self.ui.slicesTable.selectRow(0)
+                np.testing.assert_array_equal(self.labels(), edited)
+                self.ui.closeButton.click()
+
+    def test_going_to_another_slice_and_scan_keeps_the_edits(self) -> None:
+        self.open()
+        self.stroke("wm", 0.5)
+        edited = self.labels()
+        self.ui.slicesTable.selectRow(6)  # of sub-02
+        self.assertEqual(self.section.desk.shown.reference.GetName(), "sub-02_T2w")
+        first = self.scene.GetFirstNodeByName("sub-01 annotation")
+        self.assertIsNone(first.GetSegmentation().GetSegment(MASK_ID))
+        self.ui.slicesTable.selectRow(0)
+        np.testing.assert_array_equal(self.labels(), edited)
+        self.assertEqual(self.states()[0], "in progress")
+
+    def test_volumes_are_loaded_once(self) -> None:
+        self.open()
+        self.ui.slicesTable.selectRow(6)
+        self.ui.slicesTable.selectRow(0)
+        names = [n.GetName() for n in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")]
+        self.assertEqual(sorted(names), ["sub-01_T2w", "sub-02_T2w"])
+
+    def test_a_volume_that_was_moved_is_not_taken(self) -> None:
+        self.open()
+        project = self.panel.project
+        node = self.section.desk.shown.reference
+        self.assertIs(scan_volumes(project.scans[0], project.plan, self.scene)["t2"], node)
+        node.SetOrigin(0.0, 0.0, 0.0)
+        self.assertFalse(lies_on(node, project.plan.grids["sub-01"]))
+        self.assertIsNot(scan_volumes(project.scans[0], project.plan, self.scene)["t2"], node)
+
+
+class ClockTest(AnnotateCase):
+    def test_time_is_counted_only_while_working(self) -> None:
+        self.open()
+        self.time += 10
+        self.active = False
+        self.section.on_timer()
+        self.time += 1000
+        self.active = True
+        self.section.on_timer()
+        self.time += 10
+        self.widget.exit()
+        self.time += 1000
+        self.widget.enter()
+        self.time += 50
+        self.views["axial"].SetSliceOffset(3.0)  # the user looks around: still at work
+        self.time += 50
+        self.stroke("wm")
+        self.time += 500  # and goes away
+        self.ui.doneButton.click()
+        self.assertAlmostEqual(self.panel.project.item(FIRST).seconds, 10 + 10 + 50 + 50 + 60)
+
+
+class ErrorTest(AnnotateCase):
+    def test_no_name(self) -> None:
+        self.open(rater="")
+        self.assertIn("Give your name", self.text("annotateMessageLabel"))
+
+    def test_no_study_there(self) -> None:
+        self.study = self.folder
+        self.open()
+        self.assertIn("Error: ", self.text("annotateMessageLabel"))
+        self.assertIsNone(self.panel.project)
+
+    def test_open_elsewhere(self) -> None:
+        with Project.open(self.study, "Anna"):
+            self.open()
+        self.assertIn("has this study open", self.text("annotateMessageLabel"))
+
+    def test_scan_file_gone(self) -> None:
+        (self.folder / "sub-01_T2w.nii.gz").unlink()
+        self.open()
+        self.assertIn("sub-01_T2w.nii.gz", self.text("annotateMessageLabel"))
+
+    def test_scan_file_is_of_another_newborn(self) -> None:
+        path = self.folder / "sub-01_T2w.nii.gz"
+        image = sitk.ReadImage(str(path))
+        sitk.WriteImage(image[2:, :, :], str(path))
+        self.open()
+        self.assertIn("another scan", self.text("annotateMessageLabel"))
+
+    def test_a_foreign_segment(self) -> None:
+        self.open()
+        other = self.section.desk.shown.node.GetSegmentation().AddEmptySegment("Segment_1", "island 2")
+        self.stroke(other, 0.5)
+        self.ui.doneButton.click()
+        self.assertIn("island 2", self.text("annotateMessageLabel"))
+        self.assertEqual(self.states()[0], "in progress")
+
+    def test_disk_trouble_at_done(self) -> None:
+        """The ledger cannot be written: told, the slice and its labels stay on the screen, the next try works."""
+        self.open()
+        self.stroke("wm")
+        ledger = self.study / "raters" / "Anna" / "ledger.jsonl"
+        kept = ledger.rename(ledger.with_suffix(".away"))
+        ledger.mkdir()
+        self.ui.doneButton.click()
+        self.assertIn("Error: ", self.text("annotateMessageLabel"))
+        self.assertEqual(self.panel.key, FIRST)
+        self.assertTrue((self.labels() == 3).all())
+        ledger.rmdir()
+        kept.rename(ledger)
+        self.ui.doneButton.click()
+        self.assertEqual(self.states()[0], "done")
+
+
+class MakeTest(AnnotateCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.engine.hello.say("result", **HELLO)
+        self.widget.controller.on_timer()
+
+    def start(self) -> Any:
+        """Fill in the form and click; returns the request to the compute process."""
+        self.ui.raterEdit.setText("Anna")
+        self.ui.amountBox.setProperty("value", 3.0)
+        self.ui.axisSelector.setCurrentIndex(self.ui.axisSelector.findData("coronal"))
+        self.section.choose_folder = lambda title: str(self.folder / "new")
+        self.ui.makeButton.click()
+        join_thread("study images")
+        self.section.on_timer()
+        return next((r for r in self.engine.requests if r.op == "plan"), None)
+
+    def test_refused_without_a_scan(self) -> None:
+        self.assertFalse(self.ui.makeButton.isEnabled())
+        self.assertIn("T1", self.ui.makeButton.property("toolTip"))
+
+    def test_made_and_opened(self) -> None:
+        add_volume(self.scene, "sub-09_T1w", False)
+        t2 = add_volume(self.scene, "sub-09_T2w", True)
+        self.widget.enter()
+        request = self.start()
+        fields = request.fields
+        self.assertEqual(fields["study"], str(self.folder / "new"))
+        self.assertEqual((fields["settings"]["amount"], fields["settings"]["axis"]), (3.0, "coronal"))
+        (scan,) = fields["scans"]
+        self.assertEqual(scan["name"], "sub-09")
+        self.assertEqual(sitk.ReadImage(scan["t2"]).GetSize(), t2.GetImageData().GetDimensions())
+        self.assertEqual(self.text("makeButton"), "Cancel")
+        self.assertFalse(self.widget.ui.segmentButton.isEnabled(), "one compute process serves all sections")
+        request.say("progress", stage="network", fraction=0.5, seconds_left=9.0)
+        self.section.on_timer()
+        self.assertEqual(self.ui.makingBar.property("value"), 50)
+        request.say("result", study=str(self.study), slices=4, model_name="one", model_hash="1", warnings=["Mind."])
+        self.section.on_timer()
+        self.assertEqual(self.text("studyLabel"), "study, rater Anna")
+        self.assertIn("Mind.", self.text("annotateMessageLabel"))
+        self.assertEqual(t2.GetAttribute("NeonatalSeg.file"), scan["t2"])
+
+    def test_cancelled_or_failed_leaves_nothing(self) -> None:
+        add_volume(self.scene, "sub-09_T2w", True)
+        self.widget.enter()
+        for event, fields in (("cancelled", {}), ("error", {"message": "The budget is too large."})):
+            with self.subTest(event=event):
+                self.engine.requests.clear()
+                request = self.start()
+                self.assertTrue((self.folder / "new" / "scans").is_dir())
+                if event == "cancelled":
+                    self.ui.makeButton.click()
+                    self.assertTrue(request.cancel_asked)
+                request.say(event, **fields)
+                self.section.on_timer()
+                self.assertFalse((self.folder / "new").exists())
+                self.assertEqual(self.text("makeButton"), "Make study ...")
+        self.assertIn("The budget is too large.", self.text("annotateMessageLabel"))
+
+    def test_a_folder_that_is_in_use(self) -> None:
+        add_volume(self.scene, "sub-09_T2w", True)
+        self.widget.enter()
+        (self.folder / "new").mkdir()
+        (self.folder / "new" / "mine.txt").write_text(json.dumps(1))
+        self.assertIsNone(self.start())
+        self.assertIn("not empty", self.text("annotateMessageLabel"))
+        self.assertTrue((self.folder / "new" / "mine.txt").exists())
+
+
+def join_thread(name: str) -> None:
+    """Wait for the thread that writes images."""
+    for thread in threading.enumerate():
+        if thread.name == name:
+            thread.join()
+
+
+if __name__ == "__main__":
+    unittest.main()
