@@ -85,19 +85,28 @@ def _ages(root: Path) -> dict[str, float]:
     """Ages in weeks from participants.tsv and every sub-*_sessions.tsv, by subject or subject_session."""
     ages: dict[str, float] = {}
     for table in [root / "participants.tsv", *sorted(root.rglob("sub-*_sessions.tsv"))]:
-        if not table.is_file():
-            continue
-        with table.open(newline="", encoding="utf-8-sig") as stream:
-            for row in csv.DictReader(stream, delimiter="\t"):
-                who = row.get("participant_id") or table.name.split("_")[0]
-                who = who if who.startswith("sub-") else f"sub-{who}"
-                session = row.get("session_id")
-                if session:
-                    who += f"_{session if session.startswith('ses-') else 'ses-' + session}"
-                for column in AGE_COLUMNS:
-                    try:
-                        ages[who] = float(row.get(column) or "")
-                        break
-                    except ValueError:
-                        continue
+        for row in read_table(table) if table.is_file() else []:
+            who = prefixed("sub", row.get("participant_id") or table.name.split("_")[0])
+            if session := row.get("session_id"):
+                who += f"_{prefixed('ses', session)}"
+            for column in AGE_COLUMNS:
+                try:
+                    ages[who] = float(row.get(column) or "")
+                    break
+                except ValueError:
+                    continue
     return ages
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Rows of a tab-separated BIDS table by column; NeonatalSegError where the file is no text."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            return [{k: v for k, v in row.items() if k and v} for row in csv.DictReader(stream, delimiter="\t")]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise NeonatalSegError(f"The table {path} could not be read: {error}.") from error
+
+
+def prefixed(entity: str, label: str) -> str:
+    """``sub-X`` for "sub" and either "X" or "sub-X": the dHCP release leaves the prefix out in its tables."""
+    return label if label.startswith(f"{entity}-") else f"{entity}-{label}"

@@ -66,7 +66,7 @@ def build_cache(
     for number in range(phantoms):
         name = f"phantom{number:02d}"
         if name not in index["subjects"]:
-            age, image, labels = _prepare_phantom(seed + number, spacing_mm)
+            age, image, labels = prepare_phantom(seed + number, spacing_mm)
             _add(folder, index, name, age, image, labels)
     return read_cache(folder)
 
@@ -129,7 +129,7 @@ def read_labels(path: str | Path):  # type: ignore[no-untyped-def]  # a SimpleIT
     return sitk.Cast(image, sitk.sitkUInt8)
 
 
-def _prepare_phantom(seed: int, spacing_mm: float) -> tuple[float, np.ndarray, np.ndarray]:
+def prepare_phantom(seed: int, spacing_mm: float) -> tuple[float, np.ndarray, np.ndarray]:
     from NeonatalSegLib.datasets.phantom import draw_newborn
     from NeonatalSegLib.preprocessing import labels_on, prepare
 

@@ -1,0 +1,116 @@
+"""``neonatalseg experiment``: the paper's experiments, resumable run by run. Registered in ``cli.py``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+experiment = typer.Typer(
+    name="experiment",
+    help=(
+        "The paper's experiments with their tables and plots. An interrupted command goes on where it was when it is "
+        "given again, and with more --runs it adds runs. Several GPUs or machines with a shared file system: start "
+        "'dask scheduler', then for every GPU 'CUDA_VISIBLE_DEVICES=N dask worker tcp://HOST:8786 --nthreads 1 "
+        "--no-nanny', and give the scheduler's address as --scheduler."
+    ),
+    no_args_is_help=True,
+)
+
+Data = Annotated[
+    Optional[Path], typer.Option(help="dHCP release or BIDS folder with T1w, T2w and *_dseg; none: read the cache.")
+]
+Out = Annotated[
+    Path, typer.Option(help="Folder of the runs, tables and plot; an interrupted experiment goes on there.")
+]
+Runs = Annotated[int, typer.Option(help="Runs of every condition, each with a seed of its own.")]
+Config = Annotated[
+    Optional[Path], typer.Option(help="Settings (JSON); default: the paper's, see Resources/Experiments.")
+]
+Parallel = Annotated[int, typer.Option(help="Runs at once on this machine, one thread each.")]
+Scheduler = Annotated[Optional[str], typer.Option(help="Address of a Dask scheduler, for several GPUs or machines.")]
+Cache = Annotated[Optional[Path], typer.Option(help="Folder of prepared arrays; default: OUT/cache.")]
+
+
+def _add(name: str, text: str) -> None:
+    def command(
+        out: Out,
+        data: Data = None,
+        runs: Runs = 4,
+        config: Config = None,
+        parallel: Parallel = 1,
+        scheduler: Scheduler = None,
+        cache: Cache = None,
+    ) -> None:
+        _run(name, data, out, runs, config, parallel, scheduler, cache)
+
+    experiment.command(name, help=text)(command)
+
+
+_add("baseline", "Every slice labelled: Tables 1 and 2.")
+_add("age", "AgeU-Net beside the U-Net, its error in weeks beside that of the mean age.")
+_add("budget", "A third of the slices of three times the scans, along four choices of axis: Table 3.")
+_add("transfer", "From older to younger newborns with six strategies.")
+
+
+def _run(
+    name: str,
+    data: Path | None,
+    out: Path,
+    runs: int,
+    config: Path | None,
+    parallel: int,
+    scheduler: str | None,
+    cache: Path | None,
+) -> None:
+    from NeonatalSegLib.experiments.report import run_experiment
+    from NeonatalSegLib.experiments.settings import ExperimentSettings, read_experiment
+
+    settings = read_experiment(config) if config else ExperimentSettings.paper()
+    # On the page the command stands with what changes its figures: the configuration and the number of runs.
+    shown = f" --config {Path('Resources', 'Experiments', config.name).as_posix()}" if config else ""
+    command = f"neonatalseg experiment {name} --data DATA{shown} --runs {runs} --parallel {parallel} --out OUT"
+    files = run_experiment(
+        name, data, settings, out, runs=runs, parallel=parallel, scheduler=scheduler, cache=cache, command=command,
+        tell=typer.echo,
+    )  # fmt: skip
+    for file in files:
+        typer.echo(str(file))
+
+
+@experiment.command()
+def annotator(
+    out: Out,
+    templates: Annotated[
+        Optional[Path], typer.Option(help="Folder of age templates (age-28/age-28_T2w.nii.gz ...) to adapt to.")
+    ] = None,
+    ages: Annotated[str, typer.Option(help="Ages of the templates in weeks.")] = "28,30,32,34",
+    data: Annotated[Optional[Path], typer.Option(help="Or: BIDS folder with T1w, T2w and *_dseg to adapt to.")] = None,
+    subjects: Annotated[str, typer.Option(help="Its subjects, with commas; default: all with labels.")] = "",
+    change_contrast: Annotated[
+        bool, typer.Option("--change-contrast", help="Of these keep T1 alone, with another contrast and a bias field.")
+    ] = False,
+    source: Annotated[
+        Optional[Path], typer.Option(help="BIDS folder with labelled scans of the model's own domain.")
+    ] = None,
+    source_subjects: Annotated[str, typer.Option(help="Its subjects, none of which trained the model.")] = "",
+    model: Annotated[Optional[str], typer.Option(help="Name or folder of a model; default: the accepted one.")] = None,
+    runs: Annotated[int, typer.Option(help="Seeds.")] = 3,
+    config: Annotated[Optional[Path], typer.Option(help="Settings that differ from the defaults (JSON).")] = None,
+    parallel: Parallel = 1,
+    scheduler: Scheduler = None,
+) -> None:
+    """A simulated annotator: DSC against number of slices, for every strategy and selection."""
+    from NeonatalSegLib.experiments.annotator_command import run_annotator
+
+    files = run_annotator(
+        out, templates, [int(a) for a in ages.split(",")], data, _names(subjects), change_contrast, source,
+        _names(source_subjects), model, runs, config, parallel, scheduler, typer.echo,
+    )  # fmt: skip
+    for file in files:
+        typer.echo(str(file))
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

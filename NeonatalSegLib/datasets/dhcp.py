@@ -1,0 +1,211 @@
+"""Reader of the dHCP third data release: the anatomical pipeline's T1, T2, tissue labels and ages at scan.
+
+One session lies in ``[derivatives/dhcp_anat_pipeline/]sub-CC00050XX01/ses-7201/anat/``, images, label maps and surfaces
+together. Ages stand in ``sub-CC00050XX01/sub-CC00050XX01_sessions.tsv`` (``session_id`` without "ses-", ``scan_age`` in
+weeks), newborns in ``participants.tsv`` (``participant_id`` without "sub-"; ``sex``, ``birth_age``).
+
+The names are those of the release notes (BioMedIA/dHCP-release-notes, ``structure.md``, commit 1ef406a), where T1 and
+labels of the third release carry no ``space-T2w`` although they lie on the T2's grid; names with ``space-T2w`` are the
+second release's (an earlier state of the same page) and are read as well. The order of the tissues was checked against
+``label_names/ALBERT/tissue_labels.csv`` of MIRTK/DrawEM. No file of the release itself was at hand: the tests draw the
+tree with synthetic newborns.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from NeonatalSegLib.datasets.bids import Subject, find_subjects, prefixed, read_table
+from NeonatalSegLib.errors import NeonatalSegError
+
+# What is taken where several match: the first that exists. Bias-corrected ("restore") images first, the uncorrected
+# ones as fallback; T1 on the T2's grid before any other. SimpleITK reads both suffixes.
+T2_NAMES = ("desc-restore_T2w", "T2w")
+T1_NAMES = ("desc-restore_T1w", "desc-restore_space-T2w_T1w", "space-T2w_T1w", "T1w")
+LABEL_NAMES = ("desc-drawem9_dseg", "desc-drawem9_space-T2w_dseg")
+SUFFIXES = (".nii.gz", ".nii")
+
+WEEKS = (20.0, 60.0)  # an age outside is no post-menstrual age of a newborn in weeks: days, or years
+
+
+@dataclass(frozen=True)
+class Incomplete:
+    """A session that cannot be used, and why: "no T1", "no age (...)" and so on."""
+
+    name: str
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FoundData:
+    """What a data folder holds: sessions with T1, T2, labels and age, and the others with their reasons."""
+
+    root: Path
+    subjects: tuple[Subject, ...]
+    incomplete: tuple[Incomplete, ...]
+
+    def summary(self, limit: int | None = None) -> str:
+        """One line of numbers, then one for each of the first ``limit`` (default: all) incomplete sessions."""
+        newborns = len({s.participant for s in self.subjects})
+        lines = [f"{len(self.subjects)} usable scans of {newborns} newborns in {self.root}"]
+        if self.incomplete:
+            kinds = Counter(reason.split(" (")[0] for one in self.incomplete for reason in one.reasons)
+            counts = ", ".join(f"{kind}: {count}" for kind, count in kinds.most_common())
+            lines[0] += f"; {len(self.incomplete)} incomplete ({counts})"
+        return "\n".join(lines + [f"  {one.name}: {', '.join(one.reasons)}" for one in self.incomplete[:limit]])
+
+
+def find_complete(root: str | Path) -> FoundData:
+    """Subjects to train and test on, in a dHCP release (:func:`read_release`) or any other BIDS folder.
+
+    Raises:
+        NeonatalSegError: as :func:`read_release` and ``bids.find_subjects``, or nothing usable.
+    """
+    root = Path(root)
+    if is_release(root):
+        return read_release(root)
+    return _sorted_out(root, find_subjects(root), {})
+
+
+def is_release(root: str | Path) -> bool:
+    """True where images and Draw-EM labels of a session lie in one ``anat`` folder, as in the dHCP release."""
+    sessions = Path(root).glob("**/sub-*/ses-*/anat")
+    return any(_first(anat, LABEL_NAMES + T2_NAMES[:1]) is not None for anat in sessions)
+
+
+def read_release(root: str | Path) -> FoundData:
+    """Every session of a release: usable ones as subjects named ``sub-X_ses-Y``, sorted, and incomplete ones.
+
+    A session is usable with T1, T2, ``drawem9`` labels and an age. Sessions that stand in a table only and newborns
+    without any session are listed as incomplete. Files are looked for, not opened: a label map on another grid is told
+    when the arrays are prepared (``cache.build_cache``).
+
+    Args:
+        root: the folder with ``participants.tsv``, or one above it. Where it has ``derivatives/dhcp_anat_pipeline``,
+            only that is read; ``rawdata`` and ``sourcedata`` never are.
+
+    Raises:
+        NeonatalSegError: no such folder, no participants.tsv or no sessions table, a session twice (in two folders or
+            two rows), or no usable session.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise NeonatalSegError(f"There is no folder {root}: expected the dHCP release.")
+    pipeline = root / "derivatives" / "dhcp_anat_pipeline"
+    folder = pipeline if pipeline.is_dir() else root
+    participants = _participants(folder, root)
+    anats = _session_folders(folder)
+    ages = _ages(folder)
+    subjects = []
+    for name in sorted(anats.keys() | ages.keys()):
+        anat = anats.get(name)
+        t1, t2, labels = (_first(anat, names) for names in (T1_NAMES, T2_NAMES, LABEL_NAMES))
+        age, _ = ages.get(name, (None, ""))
+        subjects.append(Subject(name, t1, t2, labels, age))
+    why_no_age = {name: why for name, (_, why) in ages.items()}
+    without = sorted(participants - {s.participant for s in subjects})
+    return _sorted_out(folder, subjects, why_no_age, [Incomplete(name, ("no session",)) for name in without])
+
+
+def _sorted_out(
+    root: Path, subjects: list[Subject], why_no_age: dict[str, str], incomplete: list[Incomplete] | None = None
+) -> FoundData:
+    usable, others = [], list(incomplete or [])
+    for subject in subjects:
+        reasons = [
+            text
+            for text, value in (("no T1", subject.t1), ("no T2", subject.t2), ("no labels (drawem9)", subject.labels))
+            if value is None
+        ]
+        if subject.age_weeks is None:
+            reasons.append(f"no age ({why_no_age.get(subject.name, 'in no table')})")
+        if reasons:
+            others.append(Incomplete(subject.name, tuple(reasons)))
+        else:
+            usable.append(subject)
+    found = FoundData(root, tuple(usable), tuple(sorted(others, key=lambda one: one.name)))
+    if not usable:
+        raise NeonatalSegError(
+            f"No session with T1, T2, labels and age was found: {found.summary(5)}\nIs the download complete?"
+        )
+    return found
+
+
+def _participants(folder: Path, root: Path) -> set[str]:
+    for place in (folder, root):
+        table = place / "participants.tsv"
+        if table.is_file():
+            rows = read_table(table)
+            if not any("participant_id" in row for row in rows):
+                raise NeonatalSegError(f"{table} names no newborn: expected a column participant_id.")
+            return {prefixed("sub", row["participant_id"]) for row in rows if "participant_id" in row}
+    tables = sorted(folder.glob("*/participants.tsv"))
+    if len(tables) == 1:
+        return _participants(tables[0].parent, tables[0].parent)
+    raise NeonatalSegError(
+        f"There is no participants.tsv in {folder}: expected the dHCP release's anatomical pipeline "
+        "(the folder with participants.tsv and sub-*). Download that table as well."
+    )
+
+
+def _session_folders(folder: Path) -> dict[str, Path]:
+    """``anat`` folders by ``sub-X_ses-Y``."""
+    found: dict[str, Path] = {}
+    for anat in sorted(folder.glob("**/sub-*/ses-*/anat")):
+        if not _is_anatomical(anat.relative_to(folder)):
+            continue
+        name = f"{anat.parent.parent.name}_{anat.parent.name}"
+        if name in found:
+            raise NeonatalSegError(f"The session {name} is there twice: {found[name]} and {anat}. Keep one of them.")
+        found[name] = anat
+    return found
+
+
+def _is_anatomical(path: Path) -> bool:
+    """False for raw data and for the diffusion and functional pipelines, which repeat the sessions and their tables."""
+    return not any(p in ("rawdata", "sourcedata") or ("_pipeline" in p and "anat" not in p) for p in path.parts)
+
+
+def _first(anat: Path | None, names: tuple[str, ...]) -> Path | None:
+    """The first of ``names`` that the session has; only files that carry the session's own name count."""
+    if anat is None:
+        return None
+    session = f"{anat.parent.parent.name}_{anat.parent.name}"
+    paths = (anat / f"{session}_{name}{suffix}" for name in names for suffix in SUFFIXES)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _ages(folder: Path) -> dict[str, tuple[float | None, str]]:
+    """(age in weeks, why there is none) by ``sub-X_ses-Y``, for every row of every sessions table."""
+    tables = [t for t in sorted(folder.glob("**/sub-*_sessions.tsv")) if _is_anatomical(t.relative_to(folder))]
+    if not tables:
+        raise NeonatalSegError(
+            f"No sub-*/sub-*_sessions.tsv was found below {folder}: download these tables as well (ages)."
+        )
+    ages: dict[str, tuple[float | None, str]] = {}
+    source: dict[str, Path] = {}
+    for table in tables:
+        for row in read_table(table):
+            if "session_id" not in row:
+                continue
+            name = f"{table.name.removesuffix('_sessions.tsv')}_{prefixed('ses', row['session_id'])}"
+            if name in ages:
+                raise NeonatalSegError(
+                    f"The session {name} has two rows, in {source[name]} and {table}: keep one of them."
+                )
+            ages[name], source[name] = _age(row.get("scan_age"), table.name), table
+    return ages
+
+
+def _age(text: str | None, table: str) -> tuple[float | None, str]:
+    if text is None:
+        return None, f"no scan_age in {table}"
+    try:
+        weeks = float(text)
+    except ValueError:
+        return None, f"scan_age {text!r} in {table}"
+    if not WEEKS[0] <= weeks <= WEEKS[1]:
+        return None, f"scan_age {text} in {table}: expected {WEEKS[0]:g} to {WEEKS[1]:g} weeks"
+    return weeks, ""

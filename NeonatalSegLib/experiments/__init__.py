@@ -1,0 +1,1 @@
+"""The paper's experiments, run by run: what is trained (one module each), who runs it (runs), tables and plots."""

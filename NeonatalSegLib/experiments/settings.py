@@ -1,0 +1,157 @@
+"""What an experiment is made with, from one JSON file: the training, who is kept out, the budget, the transfer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from NeonatalSegLib.augmentation import AugmentationSettings
+from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.network import PRESETS
+from NeonatalSegLib.training import TrainingSettings
+
+
+@dataclass(frozen=True)
+class SplitDesign:
+    """Who trains, validates and tests (``datasets.splits``).
+
+    Attributes:
+        train: scans to train on; with it all runs share one split (``paper_split``) and differ in their seed. None:
+            every run keeps other newborns out (``leave_out_folds``) and trains on all the rest.
+        validation, test: scans, or newborns where ``train`` is None.
+        seed: of the split.
+    """
+
+    train: int | None = None
+    validation: int = 1
+    test: int = 3
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class BudgetDesign:
+    """The label budget (paper, section 2 and Table 3).
+
+    Attributes:
+        percent: of the slices of a scan that are labelled in a sparse condition.
+        scans: fully labelled ones of the base line.
+        times: the sparse conditions have so many times more scans.
+        full_epochs: of the base line with equal labelled slices (the paper: 20 against 60); its second row and the
+            sparse conditions have those of ``training``.
+        selection: "equidistant" or "random" slices along the axis.
+    """
+
+    percent: float = 33.0
+    scans: int = 3
+    times: int = 3
+    full_epochs: int = 20
+    selection: str = "equidistant"
+
+
+@dataclass(frozen=True)
+class TransferDesign:
+    """From older to younger newborns (paper, section 2).
+
+    Attributes:
+        source: scans of the source (the oldest) and ``target_test`` test scans (of the youngest), both or neither.
+            None: thresholds of age part source and target, and every run trains on other newborns.
+        source_min_weeks, target_max_weeks: these thresholds.
+        target_train: target scans (newborns where ``source`` is None) to train on; the other newborns are tested.
+        source_test: source newborns that are tested and not trained on, where ``source`` is None.
+        epochs, learning_rate: of fine-tuning; a model from scratch trains as ``training`` says.
+    """
+
+    source: int | None = None
+    target_test: int | None = None
+    source_min_weeks: float = 41.0
+    target_max_weeks: float = 40.0
+    target_train: int = 2
+    source_test: int = 2
+    epochs: int = 20
+    learning_rate: float = 1e-3
+
+
+@dataclass(frozen=True)
+class ExperimentSettings:
+    """All of it.
+
+    Attributes:
+        loader_workers: processes that draw patches, for each run.
+        notes: sentences about the data and the size that stand beside the tables, by experiment; "all": beside all.
+    """
+
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    split: SplitDesign = SplitDesign()
+    budget: BudgetDesign = BudgetDesign()
+    transfer: TransferDesign = TransferDesign()
+    loader_workers: int = 0
+    notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (self.transfer.source is None) != (self.transfer.target_test is None):
+            raise NeonatalSegError("The transfer's source and target_test go together: give both or neither.")
+        if not 0 < self.budget.percent <= 90:
+            raise NeonatalSegError(f"A budget of {self.budget.percent:g} % is not above 0 and at most 90 %.")
+
+    @classmethod
+    def paper(cls) -> ExperimentSettings:
+        """On the dHCP's third release, as the paper (section 2) and its published code say; for GPUs.
+
+        An epoch is a pass over 114 scans, one patch of each. The base line of Table 3 has a third of the scans, so
+        that it has as many labelled slices as 114 scans with 33 % of theirs.
+        """
+        training = TrainingSettings(
+            network=PRESETS["paper-big"],
+            epochs=60,
+            steps_per_epoch=57,
+            batch_size=2,
+            validate_every=60,
+            augmentation=AugmentationSettings.paper(),
+        )
+        return cls(
+            training,
+            SplitDesign(train=114, validation=28, test=100),
+            BudgetDesign(scans=38),
+            TransferDesign(source=100, target_train=40, target_test=80),
+            loader_workers=4,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "training": self.training.to_json()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ExperimentSettings:
+        """The inverse of :meth:`to_json`; what is left out has its default, what is unknown is refused."""
+        data = dict(data)
+        return _make(
+            cls,
+            {
+                **data,
+                "training": TrainingSettings.from_json(data.get("training", {})),
+                "split": _make(SplitDesign, data.get("split", {})),
+                "budget": _make(BudgetDesign, data.get("budget", {})),
+                "transfer": _make(TransferDesign, data.get("transfer", {})),
+            },
+        )
+
+
+Design = TypeVar("Design")
+
+
+def _make(kind: type[Design], data: Mapping[str, Any]) -> Design:
+    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(set(data) - known):
+        raise NeonatalSegError(f"Unknown experiment setting {unknown[0]!r}: known are {', '.join(sorted(known))}.")
+    return kind(**data)
+
+
+def read_experiment(path: str | Path) -> ExperimentSettings:
+    """Settings from a JSON file; NeonatalSegError where it is missing or not understood."""
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise NeonatalSegError(f"The experiment's configuration {path} could not be read: {error}.") from error
+    return ExperimentSettings.from_json(data)

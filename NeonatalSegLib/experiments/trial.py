@@ -1,0 +1,182 @@
+"""One run of an experiment: train on some newborns as its job says, judge on others, and account for it.
+
+A job is what JSON can hold::
+
+    {"condition": "axial", "run": 0,
+     "train": ["sub-01", ...], "evaluate": {"validation": [...], "test": [...]},
+     "training": TrainingSettings as JSON (its seed is the run's),
+     "slices": {"axis": "axial", "percent": 33, "selection": "equidistant", "seed": 0} or null for full labels,
+     "start": "source-run0" or null, "strategy": one of strategies.STRATEGIES or null}
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from NeonatalSegLib import __version__
+from NeonatalSegLib.datasets.cache import CachedSubject, read_cache
+from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.metrics import dice_per_class
+from NeonatalSegLib.network import build_network, parameter_count
+from NeonatalSegLib.strategies import trainable_parameters
+from NeonatalSegLib.training import TrainingSettings, train
+from NeonatalSegLib.windows import predict_with_age
+
+CENTRAL = 0.9  # share of an axis from which BudgetSettings(extent="central") takes slices, as the paper's code does
+WEIGHTS = "network.pt"  # in the folder of a run
+
+
+def trial(job: dict[str, Any], folder: Path, cache: str | Path, loader_workers: int = 0) -> dict[str, Any]:
+    """Run one job; see the module. Interrupted inside a training, it goes on from the last epoch's checkpoint.
+
+    Args:
+        job, folder: from ``runs.run_jobs``.
+        cache: folder of prepared arrays at the network's spacing.
+        loader_workers: processes that draw patches; 0 inside Dask's own processes.
+
+    Returns:
+        Figures of the run; ``subjects`` holds the DSC of every class (None where a class is in neither label map).
+    """
+    subjects = {s.name: s for s in read_cache(cache)}
+    settings = TrainingSettings.from_json(job["training"])
+    training = [_of(subjects, name) for name in job["train"]]
+    known = label_masks(training, job["slices"], settings.network.spacing_mm) if job["slices"] else {}
+    network, trained_parameters = _network(job, folder, settings)
+    started = time.perf_counter()
+    speed: dict[str, Any] = {"steps": 0, "patches_per_second": None, "loader_share": None}
+    if job["strategy"] != "none":
+        done = train(training, settings, folder / "training", known=known, network=network, workers=loader_workers)
+        network = done.network
+        speed = {
+            "steps": settings.epochs * settings.steps_per_epoch,
+            "patches_per_second": done.patches_per_second,
+            "loader_share": done.loader_share,
+        }
+    seconds = time.perf_counter() - started
+    assert network is not None
+    judged = [
+        judge(network, _of(subjects, name), settings) | {"set": side}
+        for side, names in job["evaluate"].items()
+        for name in names
+    ]
+    part = folder / (WEIGHTS + ".part")
+    torch.save(network.state_dict(), part)
+    os.replace(part, folder / WEIGHTS)
+    if (folder / "training").exists():
+        for checkpoint in (folder / "training").glob("*.ckpt"):  # of no more use, and large
+            checkpoint.unlink()
+    total = parameter_count(network)
+    return {
+        "condition": job["condition"],
+        "run": job["run"],
+        "seed": settings.seed,
+        "seconds": seconds,
+        **speed,
+        "parameters": total,
+        "trained_parameters": total if trained_parameters is None else trained_parameters,
+        "labelled": _labelled(training, known),
+        "training_age_weeks": _mean_age(training),
+        "subjects": judged,
+        "versions": versions(),
+    }
+
+
+def label_masks(subjects: Sequence[CachedSubject], slices: Mapping[str, Any], spacing_mm: float) -> dict[str, Any]:
+    """(z, y, x) bool masks of the voxels in labelled slices, by subject; arrays lie along the patient's axes.
+
+    The percentage is of all slices of the axis; they are taken from its central 90 %.
+    """
+    from NeonatalSegLib.budget import BudgetSettings, ScanToPlan, plan_slices, plane
+    from NeonatalSegLib.geometry import Grid
+
+    settings = BudgetSettings(
+        slices["percent"] / CENTRAL,
+        "percent",
+        "scan",
+        slices["axis"],
+        slices["selection"],
+        "central",
+        seed=slices["seed"],
+    )
+    masks, grids, scans = {}, {}, []
+    for subject in subjects:
+        labels = np.array(subject.labels())
+        z, y, x = labels.shape
+        grids[subject.name] = Grid((x, y, z), (spacing_mm,) * 3, (0.0,) * 3, tuple(np.eye(3).ravel().tolist()))
+        masks[subject.name] = np.zeros(labels.shape, bool)
+        scans.append(ScanToPlan(subject.name, grids[subject.name], labels > 0, None, None))
+    for chosen in plan_slices(scans, settings).slices:
+        masks[chosen.scan][plane(grids[chosen.scan], chosen.axis, chosen.index)] = True
+    return masks
+
+
+def judge(network: torch.nn.Module, subject: CachedSubject, settings: TrainingSettings) -> dict[str, Any]:
+    """Name, age, DSC of every class on the network's grid and, with an age head, the age that the network tells."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    image = torch.from_numpy(np.array(subject.image(), np.float32)).to(device)
+    probabilities, age = predict_with_age(network.to(device), image, settings.network)
+    dsc = dice_per_class(probabilities.argmax(0).cpu().numpy(), np.array(subject.labels()))
+    return {
+        "name": subject.name,
+        "age_weeks": subject.age_weeks,
+        "told_age_weeks": age,
+        "dsc": [None if np.isnan(v) else float(v) for v in dsc],
+    }
+
+
+def _network(
+    job: Mapping[str, Any], folder: Path, settings: TrainingSettings
+) -> tuple[torch.nn.Module | None, int | None]:
+    """(network to start from or None for random weights, number of trained parameters or None for all)."""
+    if job["start"] is None:
+        return None, None
+    network = build_network(settings.network)
+    network.load_state_dict(torch.load(folder.parent / job["start"] / WEIGHTS, map_location="cpu", weights_only=True))
+    return network, trainable_parameters(network, settings.network, job["strategy"]).trained
+
+
+def _labelled(training: Sequence[CachedSubject], known: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Scans, 2D slices (a full label map counts its axial ones) and voxels of the head that carry a label."""
+    slices = voxels = 0
+    for subject in training:
+        head = np.array(subject.labels()) > 0
+        mask = known.get(subject.name)
+        if mask is None:
+            slices += head.shape[0]
+        else:
+            slices += max(int(mask.all(axis=others).sum()) for others in ((1, 2), (0, 2), (0, 1)))
+            head &= mask
+        voxels += int(head.sum())
+    return {"scans": len(training), "slices": slices, "voxels": voxels}
+
+
+def _mean_age(training: Sequence[CachedSubject]) -> float | None:
+    ages = [s.age_weeks for s in training if s.age_weeks is not None]
+    return float(np.mean(ages)) if ages else None
+
+
+def _of(subjects: Mapping[str, CachedSubject], name: str) -> CachedSubject:
+    if name not in subjects:
+        raise NeonatalSegError(f"The cache does not hold {name}: build it from the data of this experiment.")
+    return subjects[name]
+
+
+def versions() -> dict[str, str]:
+    """What it was run with."""
+    packages = ("torch", "monai", "lightning", "numpy")
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} thread(s)"
+    return {
+        "neonatalseg": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "device": device,
+    }

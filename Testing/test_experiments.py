@@ -1,0 +1,352 @@
+"""Experiments: runs that resume and refuse to mix, tables from known results, training on sparse labels."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+
+from NeonatalSegLib.augmentation import AugmentationSettings
+from NeonatalSegLib.datasets.cache import read_cache
+from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.experiments.report import run_experiment
+from NeonatalSegLib.experiments.runs import run_jobs
+from NeonatalSegLib.experiments.settings import (
+    BudgetDesign,
+    ExperimentSettings,
+    SplitDesign,
+    TransferDesign,
+    read_experiment,
+)
+from NeonatalSegLib.experiments.tables import by_run, dsc_all, dsc_no_background, validation_and_test
+from NeonatalSegLib.experiments.trial import label_masks
+from NeonatalSegLib.network import NetworkSettings
+from NeonatalSegLib.strategies import STRATEGIES
+from NeonatalSegLib.training import TrainingSettings, train
+
+
+def square(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A run that leaves a trace of every time it is run, and fails where the job says so."""
+    with (folder / "trace").open("a") as trace:
+        trace.write(f"{os.getpid()}\n")
+    if job["n"] < 0 and not (folder / "mended").exists():
+        raise ValueError(f"{job['n']} is negative")
+    return {"square": job["n"] ** 2}
+
+
+def times_run(out: Path, key: str) -> int:
+    return len((out / "runs" / key / "trace").read_text().splitlines())
+
+
+def test_finished_runs_are_not_run_again_and_more_can_be_added(tmp_path: Path) -> None:
+    lines: list[str] = []
+    first = run_jobs(square, {"a": {"n": 2}}, tmp_path, config={"c": 1}, tell=lines.append)
+    assert first == {"a": {"square": 4}}
+    both = run_jobs(square, {"b": {"n": 3}, "a": {"n": 2}}, tmp_path, config={"c": 1}, tell=lines.append)
+    assert list(both.items()) == [("b", {"square": 9}), ("a", {"square": 4})]
+    assert (times_run(tmp_path, "a"), times_run(tmp_path, "b")) == (1, 1)
+    assert any("1 of 2 runs are done already" in line for line in lines)
+
+
+def test_a_failed_run_is_named_and_the_others_are_run(tmp_path: Path) -> None:
+    jobs = {"bad": {"n": -1}, "good": {"n": 5}}
+    with pytest.raises(NeonatalSegError, match=r"1 of 2 runs failed: bad \(ValueError: -1 is negative\)"):
+        run_jobs(square, jobs, tmp_path, config={}, tell=lambda _: None)
+    assert json.loads((tmp_path / "runs/good/result.json").read_text()) == {"square": 25}
+    assert "ValueError" in (tmp_path / "runs/bad/error.txt").read_text()
+    (tmp_path / "runs/bad/mended").touch()
+    assert run_jobs(square, jobs, tmp_path, config={}, tell=lambda _: None)["bad"] == {"square": 1}
+    assert (times_run(tmp_path, "good"), times_run(tmp_path, "bad")) == (1, 2)
+    assert not (tmp_path / "runs/bad/error.txt").exists()
+
+
+def test_another_configuration_or_job_is_refused(tmp_path: Path) -> None:
+    run_jobs(square, {"a": {"n": 2}}, tmp_path, config={"steps": 1}, tell=lambda _: None)
+    with pytest.raises(NeonatalSegError, match=r"another configuration \(it differs in: steps\)"):
+        run_jobs(square, {"a": {"n": 2}}, tmp_path, config={"steps": 2}, tell=lambda _: None)
+    with pytest.raises(NeonatalSegError, match=r"another job \(it differs in: n\)"):
+        run_jobs(square, {"a": {"n": 3}}, tmp_path, config={"steps": 1}, tell=lambda _: None)
+    with pytest.raises(NeonatalSegError, match="cannot be called"):
+        run_jobs(square, {"../x": {"n": 3}}, tmp_path, config={"steps": 1}, tell=lambda _: None)
+    assert times_run(tmp_path, "a") == 1
+
+
+def test_dask_processes_give_the_same_results(tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    jobs: dict[str, dict[str, Any]] = {f"n{n}": {"n": n} for n in (-4, 2, 3)}
+    with pytest.raises(NeonatalSegError, match="n-4"):
+        run_jobs(square, jobs, tmp_path, config={}, parallel=2, tell=lambda _: None)
+    workers = {int((tmp_path / "runs" / key / "trace").read_text()) for key in jobs}
+    assert os.getpid() not in workers
+    del jobs["n-4"]
+    results = run_jobs(square, jobs, tmp_path, config={}, tell=lambda _: None)
+    assert results == {"n2": {"square": 4}, "n3": {"square": 9}}
+
+
+# --- trainings --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight small newborns of 37-44 weeks whose tissue can be told from the intensity."""
+    folder = tmp_path_factory.mktemp("cache")
+    random = np.random.default_rng(0)
+    index = {}
+    for number, age in enumerate((37, 38, 39, 40, 41, 42, 43, 44)):
+        labels = np.zeros((20, 22, 24), np.uint8)
+        labels[3:-3, 3:-3, 3:-3] = 3
+        labels[8:12, 8:14, 8:16] = 7
+        image = np.stack([labels / 3.0, 2 - labels / 5.0]) + 0.05 * random.normal(size=(2, *labels.shape))
+        np.save(folder / f"sub-{number}_image.npy", image.astype(np.float16))
+        np.save(folder / f"sub-{number}_labels.npy", labels)
+        index[f"sub-{number}"] = {"age_weeks": float(age)}
+    (folder / "cache.json").write_text(json.dumps({"format": 1, "spacing_mm": 3.0, "subjects": index}))
+    return folder
+
+
+SETTINGS = ExperimentSettings(
+    training=TrainingSettings(
+        network=NetworkSettings((4, 8, 8), 3.0, (16, 16, 16), heads=1),
+        epochs=3,
+        steps_per_epoch=2,
+        batch_size=1,
+        optimizer="adamw",
+        validate_every=3,
+        augmentation=AugmentationSettings(elastic=0.0),
+    ),
+    split=SplitDesign(validation=1, test=1),
+    budget=BudgetDesign(percent=33, scans=2, times=3, full_epochs=1),
+    transfer=TransferDesign(target_train=1, source_test=1, epochs=1),
+    notes={"all": ["Eight drawn newborns."], "age": ["Only for ages."]},
+)
+
+
+def test_sparse_training_sees_no_unlabelled_voxel(cache: Path, tmp_path: Path) -> None:
+    """Other labels outside the slices change nothing; other labels inside them do."""
+    subjects = read_cache(cache)[:2]
+    masks = label_masks(subjects, {"axis": "axial", "percent": 33, "selection": "equidistant", "seed": 0}, 3.0)
+    settings = dataclasses.replace(SETTINGS.training, epochs=2, validate_every=2)
+
+    def trained(name: str, change: Callable[[np.ndarray, np.ndarray], None]) -> torch.Tensor:
+        folder = shutil.copytree(cache, tmp_path / f"{name}-cache")
+        for subject in subjects:
+            labels = np.load(folder / f"{subject.name}_labels.npy")
+            change(labels, masks[subject.name])
+            np.save(folder / f"{subject.name}_labels.npy", labels)
+        done = train(read_cache(folder)[:2], settings, tmp_path / name, known=masks, workers=0)
+        return torch.cat([p.detach().flatten() for p in done.network.parameters()])
+
+    def outside(labels: np.ndarray, mask: np.ndarray) -> None:
+        labels[~mask] = 9 - labels[~mask]
+
+    def inside(labels: np.ndarray, mask: np.ndarray) -> None:
+        labels[mask] = 9 - labels[mask]
+
+    plain = trained("plain", lambda labels, mask: None)
+    assert torch.equal(plain, trained("outside", outside))
+    assert not torch.equal(plain, trained("inside", inside))
+
+
+def test_masks_are_whole_slices_of_the_central_part_and_a_third(cache: Path) -> None:
+    subjects = read_cache(cache)
+    for axis, place, length in (("axial", 0, 20), ("coronal", 1, 22), ("sagittal", 2, 24)):
+        masks = label_masks(subjects, {"axis": axis, "percent": 33, "selection": "random", "seed": 1}, 3.0)
+        for mask in masks.values():
+            rows = mask.any(axis=tuple(a for a in range(3) if a != place))
+            assert rows.sum() == round(0.33 * length)
+            assert not rows[0] and not rows[-1]
+            assert mask.sum() == rows.sum() * mask.size / length  # whole planes and nothing else
+    fixed = {"axis": "random", "percent": 33, "selection": "random", "seed": 5}
+    again = [label_masks(subjects, fixed, 3.0) for _ in range(2)]
+    assert all(np.array_equal(again[0][name], again[1][name]) for name in again[0])
+    axes = {tuple(bool(m.any(axis=o).all()) for o in ((1, 2), (0, 2), (0, 1))) for m in again[0].values()}
+    assert len(axes) > 1  # one axis for each scan, and not the same for all
+
+
+def test_wrong_masks_are_refused(cache: Path, tmp_path: Path) -> None:
+    subjects = read_cache(cache)[:2]
+    shape = subjects[0].labels().shape
+    for masks, words in (
+        ({"sub-7": np.ones(shape, bool)}, "not trained on"),
+        ({"sub-0": np.ones((2, 2, 2), bool)}, "expected bool"),
+        ({"sub-0": np.zeros(shape, bool)}, "Nothing is labelled in sub-0"),
+    ):
+        with pytest.raises(NeonatalSegError, match=words):
+            train(subjects, SETTINGS.training, tmp_path / words, known=masks, workers=0)
+
+
+def run(name: str, cache: Path, out: Path, **changes: Any) -> dict[str, dict[str, Any]]:
+    """Run an experiment and read its runs' results from disk."""
+    run_experiment(name, None, SETTINGS, out, **{"runs": 2, "cache": cache, "tell": lambda _: None, **changes})
+    return {f.parent.name: json.loads(f.read_text()) for f in sorted((out / "runs").glob("*/result.json"))}
+
+
+def test_baseline_in_two_processes_is_baseline_in_one(cache: Path, tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        one = run("baseline", cache, tmp_path / "one")
+    finally:
+        torch.set_num_threads(threads)
+    two = run("baseline", cache, tmp_path / "two", parallel=2)
+    assert list(one) == ["full-run0", "full-run1"]
+    for key in one:
+        assert one[key]["subjects"] == two[key]["subjects"]
+    assert one["full-run0"]["subjects"] != one["full-run1"]["subjects"]
+    assert one["full-run0"]["steps"] == 6
+    assert 0 < one["full-run0"]["loader_share"] < 1
+    table = (tmp_path / "one/baseline-table1.tsv").read_text().splitlines()
+    expected = np.mean([np.nanmean(_test_dsc(r)) for r in one.values()])
+    assert float(dict(zip(table[0].split("\t"), table[1].split("\t"), strict=True))["Test mean DSC"]) == pytest.approx(
+        expected, abs=1e-5
+    )
+    page = (tmp_path / "one/baseline.md").read_text()
+    assert "Eight drawn newborns." in page and "torch" in page and "Only for ages." not in page
+    assert {r["versions"]["device"] for r in two.values()} <= {"CPU, 1 thread(s)", *gpus()}
+    assert (tmp_path / "one/baseline.png").stat().st_size > 5000
+
+
+def gpus() -> list[str]:
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+
+
+def _test_dsc(result: dict[str, Any]) -> np.ndarray:
+    (subject,) = [s for s in result["subjects"] if s["set"] == "test"]
+    return np.array([np.nan if v is None else v for v in subject["dsc"]])
+
+
+def test_budget_has_equal_slices_and_equal_iterations(cache: Path, tmp_path: Path) -> None:
+    results = run("budget", cache, tmp_path, runs=1)
+    conditions = ("random", "sagittal", "coronal", "axial", "full", "full-iterations")
+    names = {f"budget-{c}" for c in conditions} | {"full"}
+    assert {r["condition"] for r in results.values()} == names
+    steps = {r["condition"].removeprefix("budget-"): r["steps"] for r in results.values() if r["condition"] != "full"}
+    assert steps == dict.fromkeys(conditions, 6) | {"full": 2}
+    labelled = {
+        r["condition"].removeprefix("budget-"): r["labelled"] for r in results.values() if r["condition"] != "full"
+    }
+    assert labelled["full"] == labelled["full-iterations"]
+    assert (labelled["full"]["scans"], labelled["axial"]["scans"]) == (2, 6)
+    assert (labelled["full"]["slices"], labelled["axial"]["slices"]) == (2 * 20, 6 * 7)
+    assert labelled["coronal"]["slices"] == 6 * 7
+    assert labelled["full"]["voxels"] == 2 * 14 * 16 * 18
+    jobs = {k: json.loads((tmp_path / "runs" / k / "job.json").read_text()) for k in results}
+    assert set(jobs["budget-full-run0"]["train"]) <= set(jobs["budget-axial-run0"]["train"])
+    assert len({tuple(j["evaluate"]["test"]) for j in jobs.values()}) == 1
+
+
+def test_age_is_judged_beside_the_mean_age(cache: Path, tmp_path: Path) -> None:
+    results = run("age", cache, tmp_path)
+    told = results["age-run0"]["subjects"][0]["told_age_weeks"]
+    assert told is not None and results["full-run0"]["subjects"][0]["told_age_weeks"] is None
+    rows = [line.split("\t") for line in (tmp_path / "age-error.tsv").read_text().splitlines()]
+    ages = {f"sub-{n}": 37.0 + n for n in range(8)}
+    errors = []
+    for number in range(2):
+        job = json.loads((tmp_path / f"runs/age-run{number}/job.json").read_text())
+        mean = np.mean([ages[name] for name in job["train"]])
+        errors.append(np.mean([abs(mean - ages[name]) for name in job["evaluate"]["test"]]))
+    (base,) = [row for row in rows if row[0].startswith("Mean age")]
+    assert float(base[rows[0].index("Test")]) == pytest.approx(np.mean(errors), abs=1e-5)
+
+
+def test_transfer_starts_from_the_source_and_leaves_what_a_strategy_does_not_train(cache: Path, tmp_path: Path) -> None:
+    results = {k.removeprefix("transfer-"): r for k, r in run("transfer", cache, tmp_path, runs=1).items()}
+    assert len(results) == 1 + len(STRATEGIES)
+    weights = {k: torch.load(tmp_path / f"runs/transfer-{k}/network.pt", weights_only=True) for k in results}
+    source = weights["source-run0"]
+    changed = {k: sum(not torch.equal(w[n], source[n]) for n in source) for k, w in weights.items()}
+    assert changed["none-run0"] == 0 < changed["shallow-run0"] < changed["full-run0"]
+    assert results["none-run0"]["subjects"] == results["source-run0"]["subjects"]
+    shares = {k: r["trained_parameters"] / r["parameters"] for k, r in results.items()}
+    assert shares["none-run0"] == 0 < shares["shallow-run0"] < shares["full-run0"] == shares["scratch-run0"] == 1
+    job = json.loads((tmp_path / "runs/transfer-shallow-run0/job.json").read_text())
+    assert (len(job["train"]), len(job["evaluate"]["target"]), len(job["evaluate"]["source"])) == (1, 3, 1)
+    assert job["training"]["learning_rate"] == 1e-3
+    sides = [set(job["train"]), *(set(names) for names in job["evaluate"].values())]
+    assert sum(map(len, sides)) == len(set().union(*sides))
+
+
+def test_an_interrupted_experiment_goes_on(cache: Path, tmp_path: Path) -> None:
+    """Killed after the first run, and inside the second one's training: the end is as if it had not been."""
+    whole = run("baseline", cache, tmp_path / "whole")
+    parts = tmp_path / "parts"
+    run("baseline", cache, parts, runs=1)
+    job = json.loads((tmp_path / "whole/runs/full-run1/job.json").read_text())
+    training = [s for s in read_cache(cache) if s.name in job["train"]]
+    inside = parts / "runs/full-run1/training"
+    train(training, TrainingSettings.from_json(job["training"]), inside, known={}, workers=0, stop_after=2)
+    assert (inside / "last.ckpt").exists()
+    first = (parts / "runs/full-run0/result.json").stat().st_mtime_ns
+    resumed = run("baseline", cache, parts)
+    assert resumed["full-run1"]["subjects"] == whole["full-run1"]["subjects"]
+    assert (parts / "runs/full-run0/result.json").stat().st_mtime_ns == first
+    other = dataclasses.replace(SETTINGS, split=SplitDesign(validation=1, test=2))
+    with pytest.raises(NeonatalSegError, match=r"another configuration \(it differs in: split\)"):
+        run_experiment("baseline", None, other, parts, runs=2, cache=cache, tell=lambda _: None)
+    run("age", cache, parts, runs=1)  # the same base line: it is not trained again
+    assert (parts / "runs/full-run0/result.json").stat().st_mtime_ns == first
+
+
+def test_too_few_subjects_are_told(cache: Path, tmp_path: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, budget=BudgetDesign(scans=3))
+    with pytest.raises(NeonatalSegError, match="needs 9 training scans"):
+        run_experiment("budget", None, settings, tmp_path, runs=1, cache=cache, tell=lambda _: None)
+
+
+# --- settings, tables -------------------------------------------------------------------------------------------------
+
+
+def test_settings_travel_as_json_and_shipped_ones_are_understood(tmp_path: Path) -> None:
+    assert ExperimentSettings.from_json(json.loads(json.dumps(SETTINGS.to_json()))) == SETTINGS
+    paper = ExperimentSettings.paper()
+    assert ExperimentSettings.from_json(json.loads(json.dumps(paper.to_json()))) == paper
+    for file in (ROOT / "Resources" / "Experiments").glob("*.json"):
+        assert read_experiment(file).training.network.spacing_mm > 0
+    for text, words in (
+        ('{"budgets": {}}', "Unknown experiment setting 'budgets'"),
+        ('{"budget": {"percentage": 3}}', "Unknown experiment setting 'percentage'"),
+        ('{"budget": {"percent": 95}}', "not above 0 and at most 90"),
+        ('{"transfer": {"source": 3}}', "go together"),
+        ("{", "could not be read"),
+    ):
+        (tmp_path / "x.json").write_text(text)
+        with pytest.raises(NeonatalSegError, match=words):
+            read_experiment(tmp_path / "x.json")
+
+
+def result(condition: str, number: int, test: list[list[float | None]]) -> dict[str, Any]:
+    return {"condition": condition, "run": number, "subjects": [{"set": "test", "dsc": dsc} for dsc in test]}
+
+
+def test_means_and_deviations_are_over_runs() -> None:
+    """Two newborns in one run, one in the other; classes 0 and 4 are background; a class may be in neither map."""
+    tissues = [1, 2, 3, 5, 6, 7, 8, 9]
+    high: list[float | None] = [0.5 if i in tissues else 1.0 for i in range(10)]
+    low: list[float | None] = [0.1 if i in tissues else 0.0 for i in range(10)]
+    missing: list[float | None] = [0.9 if i in tissues else 0.4 for i in range(10)]
+    missing[9] = None
+    results = [result("a", 1, [missing]), result("a", 0, [high, low]), result("b", 0, [high])]
+    # run 0: (0.5 + 0.1) / 2 = 0.3; run 1: 0.9; mean 0.6, SD sqrt(2 * 0.3 ** 2) = 0.424264
+    assert by_run(results, "a", "test", dsc_no_background) == pytest.approx([0.3, 0.9])
+    # run 0: (0.6 + 0.08) / 2 = 0.34; run 1: (7 * 0.9 + 2 * 0.4) / 9 = 0.788889
+    assert by_run(results, "a", "test", dsc_all) == pytest.approx([0.34, 7.1 / 9])
+    table = validation_and_test("T", results, {"a": "A", "b": "B"}, {"P": ("1", "2", "3", "4")})
+    assert [str(cell) for cell in table.rows[0]] == ["A", "n/a", "n/a", "0.564 ± 0.317", "0.600 ± 0.424"]
+    assert str(table.rows[1][4]) == "0.500"
+    lines = [line.split("\t") for line in table.tsv().splitlines()]
+    assert {len(line) for line in lines} == {13}
+    assert lines[1][-3:] == ["0.600000", "0.424264", "2"]
+    assert lines[2][-3:] == ["0.500000", "n/a", "1"]
+    assert lines[3][0] == "paper: P" and lines[3][-3] == "4"
+    assert "0.600 ± 0.424" in table.markdown()
