@@ -11,7 +11,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from NeonatalSegLib import __version__
+from NeonatalSegLib import __version__, cli_data, cli_experiment, cli_models, cli_study
 from NeonatalSegLib.errors import NeonatalSegError
 
 USER_ERROR = 2
@@ -28,7 +28,9 @@ _verbose = False
 # Optional[...] and not "| None": typer evaluates these at run time, and Python 3.10 is supported.
 T1 = Annotated[Optional[Path], typer.Option(help="T1 image, or a folder with one DICOM series.")]
 T2 = Annotated[Optional[Path], typer.Option(help="T2 image, or a folder with one DICOM series.")]
-Model = Annotated[Optional[str], typer.Option(help="Name or folder of a model; default: the shipped one.")]
+Model = Annotated[
+    Optional[str], typer.Option(help="Name or folder of a model; default: the accepted one, else the shipped one.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 TrustHeaders = Annotated[bool, typer.Option("--trust-headers", help="Do not register T1 to T2.")]
 N4 = Annotated[bool, typer.Option("--n4", help="Correct the bias field first (N4).")]
@@ -71,12 +73,11 @@ def segment(
 
     scan = load_scan(t1, t2, name=name, age_weeks=age)  # bad input is told before the network's libraries load
     from NeonatalSegLib.inference import Segmenter, SegmentOptions
-    from NeonatalSegLib.models import DEFAULT_MODEL
     from NeonatalSegLib.outputs import check_writable, segment_to_folder
 
     check_writable(out)
     options = SegmentOptions(trust_headers, n4, flips, probabilities, uncertainty, strict)
-    segmenter = Segmenter(model or DEFAULT_MODEL, device)
+    segmenter = Segmenter(model or None, device)
     _tell(segment_to_folder(segmenter, scan, out, options=options, progress=_progress_line))
 
 
@@ -104,12 +105,13 @@ def batch(
         raise NeonatalSegError("Give either --bids with a folder or --list with a table of scans.")
     study = scans_of_bids(bids) if bids else scans_of_list(scans) if scans else []
     from NeonatalSegLib.inference import Segmenter, SegmentOptions
-    from NeonatalSegLib.models import DEFAULT_MODEL
     from NeonatalSegLib.outputs import check_writable
 
     check_writable(out)
     options = SegmentOptions(trust_headers, n4, flips, probabilities, uncertainty, strict)
-    result = run_study(Segmenter(model or DEFAULT_MODEL, device), study, out, options, tell=typer.echo)
+    segmenter = Segmenter(model or None, device)
+    typer.echo(f"Model: {segmenter.model.name}  sha256 {segmenter.model.hash[:12]}")
+    result = run_study(segmenter, study, out, options, tell=typer.echo)
     typer.echo(result.summary())
     raise typer.Exit(result.exit_status)
 
@@ -155,27 +157,17 @@ def train(
         subjects = read_cache(folder)
     else:
         from NeonatalSegLib.datasets.bids import find_subjects
+        from NeonatalSegLib.datasets.dhcp import is_release, read_release
 
         spacing = settings.network.spacing_mm
-        subjects = build_cache(find_subjects(data), folder, spacing, phantoms=settings.phantoms, seed=settings.seed)
+        found = read_release(data).subjects if is_release(data) else find_subjects(data)
+        subjects = build_cache(found, folder, spacing, phantoms=settings.phantoms, seed=settings.seed)
     typer.echo(f"{len(subjects)} prepared subjects in {folder}")
     if cache_only:
         return
     finished = run_training(subjects, settings, out, devices=devices, workers=workers)
     model = finished.save(save or out / "model")
     typer.echo(f"Best checkpoint: {finished.checkpoint}\nModel: {model.folder}")
-
-
-@app.command()
-def models() -> None:
-    """List the installed models."""
-    from NeonatalSegLib.models import list_models
-
-    for model in list_models():
-        figures = model.metadata["neonatalseg"].get("figures", {})
-        typer.echo(f"{model.name}  {model.spacing_mm} mm  sha256 {model.hash[:12]}\n  {model.description}")
-        for inputs, figure in figures.items():
-            typer.echo(f"  {inputs}: mean DSC {figure['mean_dsc_no_bg']:.3f} on {figure['subjects']} kept-out newborns")
 
 
 @app.command()
@@ -187,11 +179,17 @@ def demo(
 ) -> None:
     """Draw a synthetic newborn, segment it, and print the DSC against the truth that it was drawn from."""
     from NeonatalSegLib.demo import run_demo
-    from NeonatalSegLib.models import DEFAULT_MODEL
 
-    written, table = run_demo(out, age, model or DEFAULT_MODEL, device, _progress_line)
+    written, table = run_demo(out, age, model or None, device, _progress_line)
     _tell(written)
     typer.echo(f"\n{table}")
+
+
+app.command()(cli_data.split)
+app.command()(cli_study.budget)
+app.command()(cli_study.finetune)
+app.add_typer(cli_models.app, name="models")
+app.add_typer(cli_experiment.experiment)
 
 
 def _progress_line(stage: str, fraction: float) -> None:
@@ -210,7 +208,10 @@ def _tell(written: dict[str, Path]) -> None:
     rows = [line.split("\t") for line in written["volumes"].read_text(encoding="utf-8").splitlines()[1:]]
     for _, _, tissue, volume in rows:
         typer.echo(f"{tissue:<45}{float(volume):8.1f} mL")
+    if "PredictedAgeWeeks" in facts:
+        typer.echo(f"{'Age by the model':<45}{facts['PredictedAgeWeeks']:8.1f} weeks")
     times = "  ".join(f"{k} {v:.1f} s" for k, v in facts["SecondsPerStage"].items())
+    typer.echo(f"Model: {facts['Model']['Name']}  sha256 {facts['Model']['SHA256'][:12]}")
     typer.echo(f"{facts['Device']}  {times}")
     for path in written.values():
         typer.echo(str(path))

@@ -16,7 +16,7 @@ DEMO_SEED = 2026  # not one of the phantoms in the training mix
 
 
 def run_demo(
-    folder: str | Path, age_weeks: float, model: str | Path, device: str, progress: Progress | None = None
+    folder: str | Path, age_weeks: float, model: str | Path | None, device: str, progress: Progress | None = None
 ) -> tuple[dict[str, Path], str]:
     """Draw a newborn into ``folder/scan``, segment it into ``folder``; returns files and a DSC table."""
     from NeonatalSegLib.datasets.phantom import write_newborn

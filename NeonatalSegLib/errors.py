@@ -12,3 +12,11 @@ class NeonatalSegError(Exception):
 
 class Cancelled(Exception):  # noqa: N818  # not a failure
     """The user asked to stop; raised from inside a progress callback and never reported as a failure."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for the ways in which torch and Python say that memory ran out."""
+    import torch
+
+    texts = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(t in str(error).lower() for t in texts)

@@ -86,7 +86,7 @@ class Evaluation:
             _mean_and_deviation([mean_dice(subject) for subject in dice]),
             _mean_and_deviation([mean_dice_no_background(subject) for subject in dice]),
         ]
-        return _markdown(["", "Mean DSC", "Mean DSC (no BG)"], [["Mean DSC", *cells]])
+        return markdown_table(["", "Mean DSC", "Mean DSC (no BG)"], [["Mean DSC", *cells]])
 
     def table2(self) -> str:
         """Markdown in the layout of the paper's Table 2: DSC of the eight tissues, then HD95 and ASSD in mm.
@@ -107,7 +107,7 @@ class Evaluation:
                 for tissue, column in tissues
                 if np.isnan(column).any()
             ]
-        table = _markdown(["", *(tissue.abbreviation for tissue in PHYSIOLOGICAL)], rows)
+        table = markdown_table(["", *(tissue.abbreviation for tissue in PHYSIOLOGICAL)], rows)
         if missing:
             table += "\n\nLeft out, since a label map does not hold the tissue (subjects): " + ", ".join(missing) + "."
         return table
@@ -372,7 +372,7 @@ def _cell(value: str | float) -> str:
     return value if isinstance(value, str) else _number(value, 6)
 
 
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose columns also line up as plain text."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
 

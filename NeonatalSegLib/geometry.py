@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 import SimpleITK as sitk
+
+from NeonatalSegLib.errors import NeonatalSegError
+
+AXES = ("sagittal", "coronal", "axial")  # left-right, back-front, up-down: the axis on which such slices stand upright
 
 
 @dataclass(frozen=True)
@@ -80,3 +85,36 @@ class Grid:
         """The part of this grid that begins at voxel ``start`` (x, y, z) and has ``size`` voxels."""
         origin = self.matrix() @ np.array([*start, 1.0])
         return Grid(size, self.spacing_mm, (float(origin[0]), float(origin[1]), float(origin[2])), self.direction)
+
+
+def voxel_axis(grid: Grid, axis: str) -> int:
+    """The index axis (0, 1, 2 for x, y, z) along which the slices of an anatomical axis follow each other.
+
+    The three are assigned one to one so that the sum of |cosine| is largest: also an oblique grid has each once.
+    """
+    if axis not in AXES:
+        raise NeonatalSegError(f"{axis!r} is no anatomical axis: expected {', '.join(AXES)}.")
+    cosines = np.abs(np.asarray(grid.direction).reshape(3, 3))  # rows: left-right, back-front, up-down
+    best = max(itertools.permutations(range(3)), key=lambda order: sum(cosines[row, c] for row, c in enumerate(order)))
+    return best[AXES.index(axis)]
+
+
+def plane(grid: Grid, axis: str, index: int) -> tuple[slice | int, ...]:
+    """The numpy index that takes one slice out of an array (z, y, x) on ``grid``.
+
+    Raises:
+        NeonatalSegError: no such axis or no such slice.
+    """
+    along = voxel_axis(grid, axis)
+    if not 0 <= index < grid.size[along]:
+        raise NeonatalSegError(f"There is no {axis} slice {index}: the scan has {grid.size[along]} of them.")
+    return tuple(index if 2 - array_axis == along else slice(None) for array_axis in range(3))
+
+
+def position_mm(grid: Grid, axis: str, index: int) -> float:
+    """Patient coordinate of a slice's centre along its axis, positive to the right, to the front, upwards (RAS)."""
+    voxel = (np.asarray(grid.size) - 1) / 2
+    voxel[voxel_axis(grid, axis)] = index
+    lps = grid.matrix() @ np.array([*voxel, 1.0])
+    ras = lps[:3] * (-1, -1, 1)
+    return round(float(ras[AXES.index(axis)]), 4)

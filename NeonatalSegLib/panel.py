@@ -140,6 +140,7 @@ class Panel:
     _device: str = "auto"
     _device_note: str = ""
     _model_description: str = ""
+    _occupied: str = ""
 
     def set_inputs(self, t1: str, t2: str, refusal: str = "") -> None:
         """The inputs are now the volumes of these names ("" for none); ``refusal`` says why they cannot be used."""
@@ -169,6 +170,12 @@ class Panel:
         """The one-line description of the chosen model."""
         self._model_description = description
         self.changed.emit()
+
+    def set_occupied(self, why: str) -> None:
+        """The compute process is busy with something else, which ``why`` tells, or, with "", no more."""
+        if why != self._occupied:
+            self._occupied = why
+            self.changed.emit()
 
     def start(self) -> bool:
         """A segmentation starts; False, and nothing changes, where it cannot."""
@@ -250,7 +257,7 @@ class Panel:
     @property
     def can_start(self) -> bool:
         """True where Segment would start."""
-        return bool((self._t1 or self._t2) and not self._refusal and not self.busy)
+        return bool((self._t1 or self._t2) and not (self._refusal or self._occupied or self.busy))
 
     def view(self) -> View:
         """What is to be drawn now."""
@@ -259,6 +266,8 @@ class Panel:
             message, kind = self._refusal, "warning"
         if not message and self.state is State.NO_INPUT:
             message = NO_INPUT
+        if self._occupied:
+            message = "\n".join(text for text in (message, self._occupied) if text)
         return View(
             state=self.state,
             segment=self._segment_button(),
@@ -293,6 +302,8 @@ class Panel:
             return Control(False, NO_INPUT, text="Segment")
         if self._refusal:
             return Control(False, self._refusal, text="Segment")
+        if self._occupied:
+            return Control(False, self._occupied, text="Segment")
         return Control(True, f"Segment {' and '.join(n for n in (self._t1, self._t2) if n)}.", text="Segment")
 
     def _export_button(self) -> Control:

@@ -32,6 +32,9 @@ PAGE = """<!doctype html>
 {% endfor %}</table>
 <table>
 <tr><th>Age at scan</th><td>{{ facts.AgeWeeks ~ " weeks" if facts.AgeWeeks is not none else "not given" }}</td></tr>
+{% if facts.PredictedAgeWeeks is defined %}
+<tr><th>Age by the model</th><td>{{ "%.1f"|format(facts.PredictedAgeWeeks) }} weeks</td></tr>
+{% endif %}
 {% for contrast, path in facts.Inputs.items() %}<tr><th>{{ contrast|upper }}</th><td>{{ path }}</td></tr>{% endfor %}
 <tr><th>Model</th><td>{{ facts.Model.Name }} <small>SHA-256 {{ facts.Model.SHA256 }}</small></td></tr>
 <tr><th>Device</th><td>{{ facts.Device }}</td></tr>

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,22 @@ import SimpleITK as sitk
 from NeonatalSegLib.datasets.phantom import Phantom, draw_newborn
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_models_of_the_tester(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """For processes that fixtures of several tests start: they inherit it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEONATALSEG_MODELS", str(tmp_path_factory.mktemp("models")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def models_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder of the user's models, of each test alone; child processes inherit it."""
+    folder = tmp_path_factory.mktemp("models")
+    monkeypatch.setenv("NEONATALSEG_MODELS", str(folder))
+    return folder
 
 
 @pytest.fixture(scope="session")

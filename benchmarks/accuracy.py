@@ -2,8 +2,9 @@
 
     python benchmarks/accuracy.py --data ../shared/data/alberts [--model neonatal-t1t2] [--write]
 
-Prints the tables of ``neonatalseg evaluate`` for T1+T2, T2 and T1. ``--write`` puts the figures into the model's
-metadata and card, between the marks there.
+Prints the tables of ``neonatalseg evaluate`` for T1+T2, T2 and T1, and for a model that tells the age how many weeks
+it is off, beside the mean age of its training subjects as the answer to everything. ``--write`` puts the figures into
+the model's metadata and card, between the marks there.
 """
 
 from __future__ import annotations
@@ -27,17 +28,44 @@ INPUTS = {"T1+T2": ("t1", "t2"), "T2": ("t2",), "T1": ("t1",)}
 MARKS = ("<!-- figures -->", "<!-- end of figures -->")
 
 
-def judge(segmenter: Segmenter, subjects: list[Subject], contrasts: tuple[str, ...]) -> Evaluation:
-    """Segment every subject with these contrasts and compare with its labels."""
+def judge(
+    segmenter: Segmenter, subjects: list[Subject], contrasts: tuple[str, ...]
+) -> tuple[Evaluation, list[tuple[float, float]]]:
+    """Segment every subject with these contrasts and compare with its labels; also its (true, told) age in weeks."""
+    ages = []
     with tempfile.TemporaryDirectory() as folder:
         pred, truth = Path(folder) / "pred", Path(folder) / "truth"
         truth.mkdir()
         for subject in subjects:
             t1, t2 = (getattr(subject, key) if key in contrasts else None for key in ("t1", "t2"))
-            segment_to_folder(segmenter, load_scan(t1, t2), pred, name=subject.name, picture=False)
+            written = segment_to_folder(segmenter, load_scan(t1, t2), pred, name=subject.name, picture=False)
+            told = json.loads(written["sidecar"].read_text(encoding="utf-8")).get("PredictedAgeWeeks")
+            if told is not None and subject.age_weeks is not None:
+                ages.append((subject.age_weeks, told))
             assert subject.labels is not None
             shutil.copy(subject.labels, truth / f"{subject.name}_dseg.nii.gz")
-        return evaluate_folders(pred, truth)
+        return evaluate_folders(pred, truth), ages
+
+
+def age_figures(ages: list[tuple[float, float]], training: dict[str, float | None]) -> dict[str, float]:
+    """Mean absolute error in weeks of (true, told) ages, and of the mean age of the training subjects."""
+    if not ages:
+        return {}
+    figures = {"age_error_weeks": round(sum(abs(told - true) for true, told in ages) / len(ages), 2)}
+    known = [age for age in training.values() if age is not None]
+    if known:
+        mean = sum(known) / len(known)
+        figures["age_error_weeks_of_mean"] = round(sum(abs(mean - true) for true, _ in ages) / len(ages), 2)
+    return figures
+
+
+def age_text(figures: dict[str, float]) -> str:
+    """The same as a sentence; empty without an age."""
+    if not figures:
+        return ""
+    text = f"Age: {figures['age_error_weeks']:.2f} weeks off (mean absolute error)"
+    base = figures.get("age_error_weeks_of_mean")
+    return f"{text}." if base is None else f"{text}; the mean age of the training newborns: {base:.2f} weeks off."
 
 
 def figures_of(evaluation: Evaluation) -> dict[str, object]:
@@ -70,14 +98,18 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     segmenter = Segmenter(arguments.model)
-    kept_out = segmenter.model.metadata["neonatalseg"]["test_subjects"]
-    subjects = [s for s in find_subjects(arguments.data) if s.name in kept_out]
+    facts = segmenter.model.metadata["neonatalseg"]
+    found = find_subjects(arguments.data)
+    subjects = [s for s in found if s.name in facts["test_subjects"]]
+    training = {s.name: s.age_weeks for s in found if s.name in facts["training_subjects"]}
     ages = ", ".join(f"{s.name.removeprefix('sub-')} ({s.age_weeks:g} weeks)" for s in subjects)
     parts, figures = [f"Kept out of training and of every choice: {ages}. One training run (one seed)."], {}
     for name, contrasts in INPUTS.items():
-        evaluation = judge(segmenter, subjects, contrasts)
-        figures[name] = figures_of(evaluation)
-        parts.append(f"**{name}**\n\n{evaluation.table1()}\n\n{evaluation.table2()}")
+        evaluation, ages = judge(segmenter, subjects, contrasts)
+        age = age_figures(ages, training)
+        figures[name] = figures_of(evaluation) | age
+        tables = [f"**{name}**", evaluation.table1(), evaluation.table2(), age_text(age)]
+        parts.append("\n\n".join(part for part in tables if part))
         print(f"{parts[-1]}\n", flush=True)
     if arguments.write:
         write(segmenter.model.folder, figures, "\n\n".join(parts))

@@ -17,6 +17,7 @@ from NeonatalSegLib import windows
 from NeonatalSegLib.datasets.bids import find_subjects
 from NeonatalSegLib.inference import Segmenter
 from NeonatalSegLib.metrics import dice_per_class, mean_dice_no_background
+from NeonatalSegLib.models import DEFAULT_MODEL
 from NeonatalSegLib.preprocessing import back_to_scan, prepare
 from NeonatalSegLib.scan import load_scan
 
@@ -27,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     arguments = parser.parse_args()
-    segmenter = Segmenter()
+    segmenter = Segmenter(DEFAULT_MODEL)
     chosen = segmenter.model.metadata["neonatalseg"]["validation_subjects"]
     subject = next(s for s in find_subjects(arguments.data) if s.name in chosen)
     truth = sitk.GetArrayFromImage(sitk.ReadImage(str(subject.labels)))
