@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, Sampler
 from NeonatalSegLib.augmentation import build_augmentation
 from NeonatalSegLib.datasets.cache import CachedSubject
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.randomisation import Randomisation, Volume
 from NeonatalSegLib.sparse import UNKNOWN
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
 
     ``known`` holds (z, y, x) bool masks of the labelled voxels, by subject; who is not in it is fully labelled.
     Elsewhere the patches' labels are ``UNKNOWN``, which nearest-neighbour interpolation carries along.
+
+    With ``settings.randomisation`` the patches are those of :class:`Randomisation`; with ``on_device`` an item then
+    only says of which of ``volumes()`` and with which seed a patch is to be drawn.
     """
 
     def __init__(
@@ -33,6 +37,8 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         subjects: Sequence[CachedSubject],
         settings: TrainingSettings,
         known: Mapping[str, np.ndarray] | None = None,
+        *,
+        on_device: bool = False,
     ) -> None:
         set_track_meta(False)  # the arrays lie on one known grid already; tracking it costs time and memory
         self.real = [s for s in subjects if not s.name.startswith("phantom")]
@@ -41,12 +47,28 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         self.known = known or {}
         self.transform = build_augmentation(settings.augmentation, settings.network.patch)
         self._opened: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        network, random = settings.network, settings.randomisation
+        if random is not None and self.known:
+            raise NeonatalSegError(
+                "Random contrasts are drawn from whole label maps; these subjects have a few slices."
+            )
+        self.randomise = Randomisation(random, network.spacing_mm, network.patch) if random else None
+        self.on_device = on_device and random is not None
+        self._volumes: dict[str, Volume] = {}
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         random = np.random.default_rng([self.settings.seed, number])
         from_phantom = bool(self.phantoms) and (not self.real or random.random() < self.settings.phantom_share)
         pool = self.phantoms if from_phantom else self.real
         subject = pool[int(random.integers(len(pool)))]
+        age = torch.tensor(float("nan") if subject.age_weeks is None else subject.age_weeks, dtype=torch.float32)
+        if self.randomise is not None:
+            seed = int(random.integers(2**31))
+            if self.on_device:
+                place = (self.real + self.phantoms).index(subject)
+                return {"subject": torch.tensor(place), "seed": torch.tensor(seed), "age": age}
+            patch, truth = self.randomise(self._volume(subject), seed)
+            return {"image": patch, "label": truth, "age": age}
         image, labels = self._arrays(subject)
         for _ in range(PATCH_TRIES if subject.name in self.known else 1):
             self.transform.set_random_state(seed=int(random.integers(2**31)))
@@ -56,8 +78,17 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
             )
             if bool((out["label"] != UNKNOWN).any()):
                 break
-        age = torch.tensor(float("nan") if subject.age_weeks is None else subject.age_weeks, dtype=torch.float32)
         return {"image": out["image"].float(), "label": out["label"][0].to(torch.uint8), "age": age}
+
+    def volumes(self) -> list[Volume]:
+        """What the patches of items that were not drawn are drawn from, on the CPU; empty where items are drawn."""
+        return [self._volume(s) for s in self.real + self.phantoms] if self.on_device else []
+
+    def _volume(self, subject: CachedSubject) -> Volume:
+        if subject.name not in self._volumes:
+            spacing_mm = self.settings.network.spacing_mm
+            self._volumes[subject.name] = Volume.of(np.array(subject.image()), np.array(subject.labels()), spacing_mm)
+        return self._volumes[subject.name]
 
     def _arrays(self, subject: CachedSubject) -> tuple[np.ndarray, np.ndarray]:
         if subject.name not in self._opened:
