@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,21 @@ def models_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
     folder = tmp_path_factory.mktemp("models")
     monkeypatch.setenv("NEONATALSEG_MODELS", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _widgets_go_in_their_own_thread(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Python collects cycles in whichever thread allocates, such as the one that reads a worker's pipe.
+
+    Widgets in a cycle would be destroyed there, which Qt forbids. So it collects after the test, in the test's thread.
+    """
+    if not request.path.name.startswith(("test_widget", "test_mrml")):
+        yield
+        return
+    gc.disable()
+    yield
+    gc.collect(1)  # what came into being in this test
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

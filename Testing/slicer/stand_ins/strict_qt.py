@@ -29,7 +29,7 @@ def application() -> Any:
     existing = QtWidgets.QApplication.instance()
     if existing is not None:
         return existing
-    _keep_none_alive()
+    _keep_singletons_alive()
     made = QtWidgets.QApplication([])
     made.setStyle("Fusion")
     _add_font(made)
@@ -124,12 +124,17 @@ def _attribute(name: str) -> property:
     return property(lambda self: self.property(name), lambda self, value: self.setProperty(name, value))
 
 
-def _keep_none_alive() -> None:
-    """PySide6 6.12 takes a reference to None with each call, which ends Pythons before 3.12 (None is mortal there)."""
+def _keep_singletons_alive() -> None:
+    """Give None, True and False more references than a run can use up, for Pythons before 3.12 (they are mortal there).
+
+    PySide6 6.12 gives back one reference too many to None in each call that returns None, and to True in each
+    ``Signal.emit`` and ``disconnect``, which return it. When the last one is gone, the process ends.
+    """
     if sys.version_info < (3, 12):
         import ctypes
 
-        ctypes.c_ssize_t.from_address(id(None)).value += 1 << 40
+        for singleton in (None, True, False):
+            ctypes.c_ssize_t.from_address(id(singleton)).value += 1 << 40
 
 
 def _add_font(made: Any) -> None:
