@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from NeonatalSegLib.budget import AXES
-from NeonatalSegLib.datasets.splits import Aged, Split, by_age, leave_out_folds, paper_split, transfer_split
+from NeonatalSegLib.datasets.splits import Aged, Split
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.experiments.plots import Panel
 from NeonatalSegLib.experiments.settings import ExperimentSettings
@@ -141,15 +141,16 @@ def budget(subjects: Sequence[Aged], settings: ExperimentSettings, runs: int, ex
     design, jobs = settings.budget, _baseline_jobs(subjects, settings, runs)
     shorter = _with_epochs(settings.training, design.full_epochs)
     for run in range(runs):
-        split = _split(subjects, settings, run)
-        names, held_out = split.names("train"), _held_out(split)
-        many = design.scans * design.times
+        split, many = _split(subjects, settings, run), design.scans * design.times
+        held_out, random = _held_out(split), np.random.default_rng([settings.split.seed, run])
+        # The base line's own scans come first: its fully labelled ones are among the sparsely labelled.
+        names = [str(n) for side in ("train", "more") for n in random.permutation(split.names(side))]
         if len(names) < many:
             raise NeonatalSegError(
                 f"The budget experiment needs {many} training scans ({design.times} x {design.scans}), there are "
                 f"{len(names)} in run {run}: ask for fewer fully labelled scans."
             )
-        drawn = [str(n) for n in np.random.default_rng([settings.split.seed, run]).permutation(names)[:many]]
+        drawn = names[:many]
         for axis in ("random", *AXES):
             slices = {"axis": axis, "percent": design.percent, "selection": design.selection, "seed": run}
             condition = f"budget-{axis}"
@@ -161,7 +162,7 @@ def budget(subjects: Sequence[Aged], settings: ExperimentSettings, runs: int, ex
         **{f"budget-{axis}": axis.capitalize() for axis in ("random", *AXES)},
         "budget-full": f"Full, equal slices ({design.full_epochs} of {settings.training.epochs} epochs)",
         "budget-full-iterations": "Full, equal slices and iterations",
-        "full": "Full, all training scans (Table 1)",
+        "full": f"Full, {'the base line' if settings.split.more else 'all training scans'} (Table 1)",
     }
     paper = {
         "Random": ("0.913", "0.913", "0.910", "0.914"),
@@ -176,8 +177,8 @@ def budget(subjects: Sequence[Aged], settings: ExperimentSettings, runs: int, ex
     }
     short = {
         **names3,
-        "budget-full": "Full,\nfewer iterations",
-        "budget-full-iterations": "Full,\nequal iterations",
+        "budget-full": "Full,\nfewer\niterations",
+        "budget-full-iterations": "Full,\nequal\niterations",
         "full": "Full,\nall scans",
     }
     panel = Panel(
@@ -195,8 +196,9 @@ def transfer(subjects: Sequence[Aged], settings: ExperimentSettings, runs: int, 
     design, sources, jobs = settings.transfer, {}, {}
     tuned = replace(_with_epochs(settings.training, design.epochs), learning_rate=design.learning_rate)
     for run in range(runs):
-        source, source_test, target, target_test = _transfer_sides(subjects, settings, run)
-        held_out = {"target": list(target_test), "source": list(source_test)}
+        sides = design.sides(subjects, run, settings.split.seed)
+        source, target = sides.names("source"), sides.names("target-train")
+        held_out = {"target": list(sides.names("target-test")), "source": list(sides.names("source-test"))}
         start = f"transfer-source-run{run}"
         sources[start] = _job("transfer-source", run, settings.training, source, held_out)
         for strategy in STRATEGIES:
@@ -296,27 +298,4 @@ def _held_out(split: Split) -> dict[str, list[str]]:
 
 
 def _split(subjects: Sequence[Aged], settings: ExperimentSettings, run: int) -> Split:
-    s = settings.split
-    if s.train is not None:
-        return paper_split(subjects, train=s.train, validation=s.validation, test=s.test, seed=s.seed)
-    folds = leave_out_folds(subjects, s.test, s.validation, seed=s.seed)
-    return folds[run % len(folds)]
-
-
-def _transfer_sides(
-    subjects: Sequence[Aged], settings: ExperimentSettings, run: int
-) -> tuple[Sequence[str], Sequence[str], Sequence[str], Sequence[str]]:
-    """Names: source to train, source to test, target to train, target to test."""
-    t, seed = settings.transfer, settings.split.seed
-    if t.source is not None and t.target_test is not None:
-        parts = transfer_split(
-            subjects, source=t.source, target_train=t.target_train, target_test=t.target_test, seed=seed
-        )
-        return parts.names("source"), (), parts.names("target-train"), parts.names("target-test")
-    sides = by_age(subjects, t.source_min_weeks, t.target_max_weeks)
-    source_folds = leave_out_folds(sides.sides["source"], t.source_test, 0, seed=seed)
-    source = source_folds[run % len(source_folds)]
-    # The other way round than the word says: each fold's few newborns are trained on, all others tested.
-    target_folds = leave_out_folds(sides.sides["target"], t.target_train, 0, seed=seed)
-    target = target_folds[run % len(target_folds)]
-    return source.names("train"), source.names("test"), target.names("test"), target.names("train")
+    return settings.split.sides(subjects, run)
