@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from NeonatalSegLib import __version__
-from NeonatalSegLib.datasets.bids import find_subjects
+from NeonatalSegLib.datasets.dhcp import find_scans
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.inference import Segmenter, SegmentOptions
 from NeonatalSegLib.outputs import segment_to_folder
@@ -66,10 +66,16 @@ class StudyResult:
         return "\n".join(lines)
 
 
-def scans_of_bids(root: str | Path) -> list[StudyScan]:
-    """Every session of a BIDS folder that has a T1w or a T2w, with BIDS-derivative names for the results."""
-    scans = []
-    for subject in find_subjects(root):
+def scans_of_bids(root: str | Path, tell: Callable[[str], None] | None = None) -> list[StudyScan]:
+    """Every session of a dHCP release or BIDS folder with a T1w or a T2w; BIDS-derivative names for the results.
+
+    Args:
+        tell: is given in words which sessions and newborns have no image, where there are any.
+    """
+    found, scans = find_scans(root), []
+    if tell and found.incomplete:
+        tell(found.summary(limit=20))
+    for subject in found.subjects:
         parts = subject.name.split("_")
         space = "T2w" if subject.t2 else "T1w"
         stem = f"{subject.name}_space-{space}_desc-neonatalseg"
@@ -181,15 +187,16 @@ def _sidecar(scan: StudyScan, out: Path) -> dict | None:
 
 
 def _write_table(scans: Sequence[StudyScan], out: Path) -> Path:
-    """One row a scan with results: volumes in mL, age in weeks, number of warnings."""
+    """One row a scan with results: volumes in mL, ages in weeks (given, and by the model), number of warnings."""
     keys = [t.key for t in TISSUES if t.index > 0]
-    lines = ["\t".join(["name", "age_weeks", *(f"{k}_ml" for k in keys), "warnings"])]
+    lines = ["\t".join(["name", "age_weeks", "predicted_age_weeks", *(f"{k}_ml" for k in keys), "warnings"])]
     for scan in scans:
         facts = _sidecar(scan, out)
         if facts:
-            age = "n/a" if scan.age_weeks is None else f"{scan.age_weeks:g}"
+            ages = [scan.age_weeks, facts.get("PredictedAgeWeeks")]
+            told = ["n/a" if age is None else f"{age:g}" for age in ages]
             volumes = [f"{facts['VolumesML'][k]:.3f}" for k in keys]
-            lines.append("\t".join([scan.name, age, *volumes, str(len(facts["Warnings"]))]))
+            lines.append("\t".join([scan.name, *told, *volumes, str(len(facts["Warnings"]))]))
     return _replace(out / "volumes.tsv", "\n".join(lines) + "\n")
 
 

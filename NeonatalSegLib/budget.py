@@ -84,6 +84,8 @@ class BudgetSettings:
         seed: the same seed and scans give the same plan.
         min_gap_mm: between chosen slices of one axis; for "uncertainty" alone.
         cap_per_scan: never more slices of one scan, or None.
+        exclude: keys of slices (``PlannedSlice.key``) that are not chosen, as those completed in an earlier study. A
+            budget in percent is of the extent with them.
     """
 
     amount: float
@@ -95,6 +97,7 @@ class BudgetSettings:
     seed: int = 0
     min_gap_mm: float = 4.0
     cap_per_scan: int | None = None
+    exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -126,7 +129,7 @@ class BudgetSettings:
             raise NeonatalSegError(f"Unknown budget setting {unknown[0]!r}: the settings are {', '.join(known)}.")
         if "amount" not in given:
             raise NeonatalSegError("The budget settings have no 'amount': give a number of slices or percent.")
-        return cls(**given)
+        return cls(**{**given, "exclude": tuple(given.get("exclude", ()))})
 
 
 @dataclass(frozen=True)
@@ -259,7 +262,8 @@ def plan_slices(scans: Iterable[ScanToPlan], settings: BudgetSettings) -> Plan:
         _check_arrays(scan, settings)
         grids[scan.name] = scan.grid
         measured[scan.name] = [
-            candidates(scan, axis, settings.extent, settings.selection) for axis in _axes_of(scan.name, settings)
+            _without(candidates(scan, axis, settings.extent, settings.selection), settings.exclude)
+            for axis in _axes_of(scan.name, settings)
         ]
     if not grids:
         raise NeonatalSegError("There is no scan to spend the budget on: give one at least.")
@@ -275,6 +279,15 @@ def plan_slices(scans: Iterable[ScanToPlan], settings: BudgetSettings) -> Plan:
         for index, reason in found
     ]
     return Plan(tuple(slices), grids, settings, tuple(notes))
+
+
+def _without(found: Candidates, keys: Sequence[str]) -> Candidates:
+    """The candidates that have none of these keys."""
+    out = set(keys)
+    keep = np.array([f"{found.scan}/{found.axis}/{index}" not in out for index in found.indices], bool)
+    names = ("indices", "areas_mm2", "uncertainty", "tissue_uncertainty", "tissue_areas_mm2")
+    arrays = {name: getattr(found, name) for name in names}
+    return replace(found, **{name: array[keep] for name, array in arrays.items() if array is not None})
 
 
 def _numbers(measured: Mapping[str, Sequence[Candidates]], settings: BudgetSettings) -> dict[str, int]:
@@ -301,7 +314,8 @@ def _numbers(measured: Mapping[str, Sequence[Candidates]], settings: BudgetSetti
 
 def _mean_uncertainty(axes: Sequence[Candidates]) -> float:
     """Over the foreground of all candidates of one scan."""
-    return float(np.mean([np.average(a.uncertainty, weights=a.areas_mm2) for a in axes if a.uncertainty is not None]))
+    known = [(a.uncertainty, a.areas_mm2) for a in axes if a.uncertainty is not None and len(a.indices)]
+    return float(np.mean([np.average(values, weights=areas) for values, areas in known])) if known else 0.0
 
 
 def _amount(settings: BudgetSettings, extent: float) -> int:
@@ -362,6 +376,7 @@ def _check_arrays(scan: ScanToPlan, settings: BudgetSettings) -> None:
 
 def _too_large(settings: BudgetSettings, where: str, most: int) -> NeonatalSegError:
     limits = f", at most {settings.cap_per_scan} of a scan" if settings.cap_per_scan else ""
+    limits += " without those of earlier studies" if settings.exclude else ""
     return NeonatalSegError(
         f"The budget of {settings.amount:g} {settings.unit} is larger than what there is: the extent "
         f"'{settings.extent}' of {where} has {most} slices to choose from{limits}. Choose fewer."

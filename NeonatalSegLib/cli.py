@@ -84,7 +84,9 @@ def segment(
 @app.command()
 def batch(
     out: Annotated[Path, typer.Option(help="Folder for the study's results; finished scans in it are skipped.")],
-    bids: Annotated[Optional[Path], typer.Option(help="BIDS folder: every session with a T1w or T2w.")] = None,
+    bids: Annotated[
+        Optional[Path], typer.Option(help="dHCP release or BIDS folder: every session with a T1w or T2w.")
+    ] = None,
     scans: Annotated[
         Optional[Path],
         typer.Option("--list", help="TSV with the columns name, t1, t2, age_weeks (paths may be empty)."),
@@ -99,11 +101,13 @@ def batch(
     strict: Strict = False,
 ) -> None:
     """Segment a whole study with one warm model. Exit status: 0 all, 3 some, 4 none of the scans succeeded."""
+    from functools import partial
+
     from NeonatalSegLib.batch import run_study, scans_of_bids, scans_of_list
 
     if (bids is None) == (scans is None):
         raise NeonatalSegError("Give either --bids with a folder or --list with a table of scans.")
-    study = scans_of_bids(bids) if bids else scans_of_list(scans) if scans else []
+    study = scans_of_bids(bids, partial(typer.echo, err=True)) if bids else scans_of_list(scans) if scans else []
     from NeonatalSegLib.inference import Segmenter, SegmentOptions
     from NeonatalSegLib.outputs import check_writable
 

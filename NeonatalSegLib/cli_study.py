@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -42,7 +44,9 @@ def budget(
     min_gap: Annotated[float, typer.Option(help="mm between chosen slices of one axis (for uncertainty).")] = 4.0,
     cap: Annotated[Optional[int], typer.Option(help="Never more slices of one scan.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same slices.")] = 0,
-    bids: Annotated[Optional[Path], typer.Option(help="BIDS folder: every session with a T1w or T2w.")] = None,
+    bids: Annotated[
+        Optional[Path], typer.Option(help="dHCP release or BIDS folder: every session with a T1w or T2w.")
+    ] = None,
     scans: Annotated[
         Optional[Path],
         typer.Option("--list", help="TSV with the columns name, t1, t2, age_weeks (paths may be empty)."),
@@ -52,6 +56,10 @@ def budget(
     name: Annotated[Optional[str], typer.Option(help="One scan: its name; default: from the file name.")] = None,
     age: Annotated[Optional[float], typer.Option(help="One scan: post-menstrual age in weeks.")] = None,
     prefill: Annotated[str, typer.Option(help="model (its prediction waits on every slice) or empty.")] = "model",
+    exclude: Annotated[
+        Optional[list[Path]],
+        typer.Option(help="Folder of an earlier study: leave out what was completed there; may be given again."),
+    ] = None,
     plan_only: Annotated[bool, typer.Option("--plan-only", help="Show the slices, write nothing.")] = False,
     model: Model = None,
     device: Device = "auto",
@@ -68,6 +76,8 @@ def budget(
     elif not plan_only:
         raise NeonatalSegError("Give --out with a new folder for the study, or --plan-only.")
     check_scans(found)
+    if exclude:
+        settings = replace(settings, exclude=_completed(exclude, found))
     segmenter = None
     if needs_model(settings, prefill):
         from NeonatalSegLib.inference import Segmenter
@@ -168,8 +178,39 @@ def _scans(
         raise NeonatalSegError("Give one of these: --bids with a folder, --list with a table, or --t1 and/or --t2.")
     if single:
         return [StudyScan(name or scan_name(single), t1, t2, age)]
-    found = scans_of_bids(bids) if bids else scans_of_list(table) if table else []
+    found = scans_of_bids(bids, partial(typer.echo, err=True)) if bids else scans_of_list(table) if table else []
     return [StudyScan(scan.name, scan.t1, scan.t2, scan.age_weeks) for scan in found]
+
+
+def _completed(folders: list[Path], scans: list[StudyScan]) -> tuple[str, ...]:
+    """Keys of the slices of ``scans`` that any rater completed in earlier studies.
+
+    Raises:
+        NeonatalSegError: no study, one of other scans, or a scan of the same name on another grid.
+    """
+    from NeonatalSegLib.annotation_record import read_record
+    from NeonatalSegLib.study_folder import grid_of, read_study
+
+    done: set[str] = set()
+    for folder in folders:
+        study = read_study(folder)
+        shared = [scan for scan in scans if scan.name in study.plan.grids]
+        if not shared:
+            raise NeonatalSegError(
+                f"The study {folder} has none of the scans {', '.join(s.name for s in scans[:5])}: it is about "
+                f"{', '.join(list(study.plan.grids)[:5])}. A scan must have the same name in both."
+            )
+        for scan in shared:
+            if not study.plan.grids[scan.name].is_like(grid_of(scan.reference)):
+                raise NeonatalSegError(
+                    f"{scan.name} in the study {folder} is another image than {scan.reference}: size or position of "
+                    "its voxels differ, so that slice numbers mean other places. Leave out --exclude, or give the "
+                    "image that was annotated."
+                )
+        names = {scan.name for scan in shared}
+        records = [read_record(study, rater)[0] for rater in study.raters()]
+        done |= {key for r in records for key, saved in r.done.items() if saved.slice.scan in names}
+    return tuple(sorted(done))
 
 
 def _tell(plan: Plan, warnings: tuple[str, ...], *, reasons: bool) -> None:

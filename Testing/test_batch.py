@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT
 
 from NeonatalSegLib.batch import run_study, scans_of_bids, scans_of_list
+from NeonatalSegLib.datasets.phantom import write_newborn
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.inference import Segmenter, SegmentOptions
 from NeonatalSegLib.models import save_model
@@ -57,6 +59,22 @@ def test_a_study_goes_on_after_a_failure_and_resumes(tiny: Segmenter, study: Pat
     other = run_study(tiny, scans[:1], out, SegmentOptions(uncertainty=True), tell=lines.append)
     assert other.done == ["sub-A_ses-1"]
     assert result.stat().st_mtime_ns > stamp
+
+
+def test_the_age_by_the_model_stands_in_the_table(tmp_path: Path) -> None:
+    files = write_newborn(tmp_path, seed=4, spacing_mm=3.0)
+    (tmp_path / "scans.tsv").write_text(f"name\tt2\tage_weeks\none\t{files['t2']}\t42\n")
+    for age_head, told in ((True, "36.25"), (False, "n/a")):
+        settings = NetworkSettings((2, 4, 4), 3.0, (32, 32, 32), heads=0, age_head=age_head)
+        network = build_network(settings)
+        if age_head:
+            torch.nn.init.constant_(network.age_head.linear.bias, -3.75)  # beside term; its weights are still 0
+        model = save_model(network, settings, tmp_path / f"model-{age_head}", description="random")
+        result = run_study(Segmenter(model, "cpu"), scans_of_list(tmp_path / "scans.tsv"), tmp_path / told[:2])
+        assert result.table is not None and result.done == ["one"]
+        head, row = (line.split("\t") for line in result.table.read_text().splitlines())
+        values = dict(zip(head, row, strict=True))
+        assert (values["age_weeks"], values["predicted_age_weeks"]) == ("42", told)
 
 
 def test_a_list_of_scans(tiny: Segmenter, newborn_files: dict[str, Path], tmp_path: Path) -> None:

@@ -11,10 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from conftest import ROOT
+from small_studies import make_study, small_scan
 from test_budget import BOX, box, newborn, settings
 
+from NeonatalSegLib.annotation import Project
+from NeonatalSegLib.annotation_record import plane_shape
 from NeonatalSegLib.budget import BudgetSettings, Plan, PlannedSlice, plan_slices, read_plan
+from NeonatalSegLib.cli import USER_ERROR, run
 from NeonatalSegLib.errors import NeonatalSegError
 
 # --- the same again ---------------------------------------------------------------------------------------------------
@@ -58,6 +63,51 @@ def test_json_there_and_back(selection: str, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["plan.json"]
     assert all(s.reason for s in plan.slices)
     again.check_scan(scan.name, scan.grid, scan.foreground)
+
+
+# --- a later round ----------------------------------------------------------------------------------------------------
+
+
+def test_a_later_round_leaves_out_what_was_completed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    earlier = make_study(tmp_path, slices=(("axial", 5), ("axial", 11), ("axial", 14), ("coronal", 7)))
+    project = Project.open(earlier, rater="anna")
+    for planned in project.plan.slices:
+        if planned.key != "sub-01/axial/14":  # planned, but nobody came to it
+            labels = np.zeros(plane_shape(project.plan.grids["sub-01"], planned), np.uint8)
+            project.complete(planned.key, labels, 1.0)
+    project.close()
+    command = ["budget", "--t2", str(tmp_path / "sub-01_T2w.nii.gz"), "--prefill", "empty", "--extent", "central"]
+    command += ["--unit", "slices", "--exclude", str(earlier), "--amount"]
+    assert run([*command, "18", "--out", str(tmp_path / "later")]) == 0
+    plan = read_plan(tmp_path / "later" / "plan.json")
+    # Of 22 axial slices the centres of 1 to 20 lie in the central 90 %.
+    assert [s.index for s in plan.slices] == [i for i in range(1, 21) if i not in (5, 11)]
+    capsys.readouterr()
+    assert run([*command, "19", "--plan-only"]) == USER_ERROR
+    assert "has 18 slices to choose from without those of earlier studies" in capsys.readouterr().err
+
+
+def test_a_later_round_needs_the_scan_that_was_annotated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    earlier = make_study(tmp_path)
+    moved = small_scan()
+    moved.SetOrigin((3.0, -7.0, 11.5))
+    sitk.WriteImage(moved, str(tmp_path / "moved.nii.gz"))
+    command = ["budget", "--t2", str(tmp_path / "moved.nii.gz"), "--prefill", "empty", "--plan-only"]
+    command += ["--exclude", str(earlier), "--name"]
+    assert run([*command, "sub-01"]) == USER_ERROR
+    assert "sub-01 in the study" in (told := capsys.readouterr().err) and "is another image than" in told
+    assert run([*command, "sub-02"]) == USER_ERROR
+    assert "has none of the scans sub-02: it is about sub-01" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("selection", ["equidistant", "random", "foreground-random", "uncertainty"])
+def test_excluded_slices_are_never_chosen(selection: str) -> None:
+    scan = box(uncertain=True)
+    half = {i for i in range(10, 50) if i % 2}
+    given = settings(20, selection=selection, exclude=tuple(f"box/axial/{i}" for i in half))
+    assert {s.index for s in plan_slices([scan], given).slices} == set(range(10, 50)) - half
+    everything = replace(given, amount=5, axis="mixed", exclude=tuple(f"box/axial/{i}" for i in range(60)))
+    assert {s.axis for s in plan_slices([scan], everything).slices} == {"sagittal", "coronal"}
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

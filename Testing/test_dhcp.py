@@ -11,10 +11,13 @@ import SimpleITK as sitk
 
 from NeonatalSegLib.cli import USER_ERROR, run
 from NeonatalSegLib.datasets.cache import build_cache
-from NeonatalSegLib.datasets.dhcp import find_complete, is_release, read_release
+from NeonatalSegLib.datasets.dhcp import find_complete, find_scans, is_release, read_release
 from NeonatalSegLib.datasets.phantom import Phantom, draw_newborn
 from NeonatalSegLib.datasets.splits import read_split
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.models import save_model
+from NeonatalSegLib.network import NetworkSettings, build_network
+from NeonatalSegLib.study_folder import read_study
 from NeonatalSegLib.tissues import TISSUES
 
 # MIRTK/DrawEM, label_names/ALBERT/tissue_labels.csv
@@ -265,6 +268,65 @@ def test_another_bids_folder_goes_to_the_generic_reader(coarse: Phantom, tmp_pat
     found = find_complete(tmp_path)
     assert [s.name for s in found.subjects] == ["sub-A"]
     assert found.incomplete[0].reasons == ("no T1", "no labels (drawem9)", "no age (in no table)")
+
+
+def test_one_image_is_enough_to_segment_or_annotate(release: Path) -> None:
+    for path in (release / "participants.tsv", *release.glob("sub-*/*_sessions.tsv"), *release.rglob("*_dseg.nii.gz")):
+        path.unlink()
+    for path in anat(release, "CC00063AN06", "15102").glob("*_T1w.nii.gz"):
+        path.unlink()
+    for path in anat(release, "CC00063BN06", "15104").glob("*_T?w.nii.gz"):
+        path.unlink()
+    found = find_scans(release)
+    assert [s.name for s in found.subjects] == [f"sub-{p}_ses-{s}" for p, s, _ in SESSIONS if s != "15104"]
+    alone = found.subjects[1]
+    assert alone.t1 is None and alone.t2 is not None and alone.age_weeks is None
+    with pytest.raises(NeonatalSegError, match=r"no participants\.tsv"):
+        find_complete(release)
+
+
+def test_label_maps_in_a_folder_of_their_own_make_no_release(tmp_path: Path) -> None:
+    for place, name in ((".", "T2w"), ("derivatives/drawem", "desc-drawem9_dseg")):
+        folder = tmp_path / place / "sub-A" / "ses-1" / "anat"
+        folder.mkdir(parents=True)
+        (folder / f"sub-A_ses-1_{name}.nii.gz").touch()
+    assert not is_release(tmp_path)
+    (one,) = find_scans(tmp_path).subjects
+    assert one.name == "sub-A_ses-1" and one.t2 == tmp_path / "sub-A" / "ses-1" / "anat" / "sub-A_ses-1_T2w.nii.gz"
+
+
+def test_batch_segments_a_release_session_by_session(
+    release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = NetworkSettings((2, 4, 4), 3.0, (32, 32, 32), heads=1)
+    model = save_model(build_network(settings), settings, tmp_path / "tiny", description="random")
+    for path in anat(release, "CC00063BN06", "15104").glob("*_T?w.nii.gz"):
+        path.unlink()
+    out = release / "derivatives" / "neonatalseg"  # among the data: its results are no sessions of their own
+    command = ["batch", "--bids", str(release), "--out", str(out), "--model", str(model.folder), "--device", "cpu"]
+    assert run(command) == 0
+    assert "sub-CC00063BN06_ses-15104: no T1, no T2" in capsys.readouterr().err
+    rows = [line.split("\t")[:2] for line in (out / "volumes.tsv").read_text(encoding="utf-8").splitlines()[1:]]
+    assert rows == [[f"sub-{p}_ses-{s}", f"{age:g}"] for p, s, age in SESSIONS if s != "15104"]
+    for session in ("30500", "33702"):  # of one newborn
+        folder = out / "sub-CC00098AN17" / f"ses-{session}" / "anat"
+        assert (folder / f"sub-CC00098AN17_ses-{session}_space-T2w_desc-neonatalseg_dseg.nii.gz").is_file()
+    assert run(command) == 0
+    assert "4 were done before" in capsys.readouterr().out
+
+
+def test_budget_plans_slices_of_every_session(
+    release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in anat(release, "CC00063BN06", "15104").glob("*_T?w.nii.gz"):
+        path.unlink()
+    command = ["budget", "--bids", str(release), "--prefill", "empty", "--amount", "2", "--unit", "slices"]
+    assert run([*command, "--out", str(tmp_path / "study")]) == 0
+    assert "sub-CC00063BN06_ses-15104: no T1, no T2" in capsys.readouterr().err
+    study = read_study(tmp_path / "study")
+    expected = {f"sub-{p}_ses-{s}": age for p, s, age in SESSIONS if s != "15104"}
+    assert {scan.name: scan.age_weeks for scan in study.scans} == expected
+    assert all(len(study.plan.for_scan(name)) == 2 for name in expected)
 
 
 def test_prepared_arrays_come_from_the_release(release: Path, coarse: Phantom) -> None:

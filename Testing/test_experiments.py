@@ -1,10 +1,9 @@
-"""Experiments: runs that resume and refuse to mix, tables from known results, training on sparse labels."""
+"""Experiments: trainings that go on after a stop, tables from known results, training on sparse labels."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from dask_processes import dask_scheduler
+from test_runs import square, times_run
 
 from NeonatalSegLib.augmentation import AugmentationSettings
 from NeonatalSegLib.datasets.cache import read_cache
@@ -25,72 +25,12 @@ from NeonatalSegLib.experiments.settings import (
     ExperimentSettings,
     SplitDesign,
     TransferDesign,
-    read_experiment,
 )
 from NeonatalSegLib.experiments.tables import by_run, dsc_all, dsc_no_background, validation_and_test
 from NeonatalSegLib.experiments.trial import label_masks
 from NeonatalSegLib.network import NetworkSettings
 from NeonatalSegLib.strategies import STRATEGIES
 from NeonatalSegLib.training import TrainingSettings, train
-
-
-def square(job: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """A run that leaves a trace of every time it is run, and fails where the job says so."""
-    with (folder / "trace").open("a") as trace:
-        trace.write(f"{os.getpid()}\n")
-    if job["n"] < 0 and not (folder / "mended").exists():
-        raise ValueError(f"{job['n']} is negative")
-    return {"square": job["n"] ** 2}
-
-
-def times_run(out: Path, key: str) -> int:
-    return len((out / "runs" / key / "trace").read_text().splitlines())
-
-
-def test_finished_runs_are_not_run_again_and_more_can_be_added(tmp_path: Path) -> None:
-    lines: list[str] = []
-    first = run_jobs(square, {"a": {"n": 2}}, tmp_path, config={"c": 1}, tell=lines.append)
-    assert first == {"a": {"square": 4}}
-    both = run_jobs(square, {"b": {"n": 3}, "a": {"n": 2}}, tmp_path, config={"c": 1}, tell=lines.append)
-    assert list(both.items()) == [("b", {"square": 9}), ("a", {"square": 4})]
-    assert (times_run(tmp_path, "a"), times_run(tmp_path, "b")) == (1, 1)
-    assert any("1 of 2 runs are done already" in line for line in lines)
-
-
-def test_a_failed_run_is_named_and_the_others_are_run(tmp_path: Path) -> None:
-    jobs = {"bad": {"n": -1}, "good": {"n": 5}}
-    with pytest.raises(NeonatalSegError, match=r"1 of 2 runs failed: bad \(ValueError: -1 is negative\)"):
-        run_jobs(square, jobs, tmp_path, config={}, tell=lambda _: None)
-    assert json.loads((tmp_path / "runs/good/result.json").read_text()) == {"square": 25}
-    assert "ValueError" in (tmp_path / "runs/bad/error.txt").read_text()
-    (tmp_path / "runs/bad/mended").touch()
-    assert run_jobs(square, jobs, tmp_path, config={}, tell=lambda _: None)["bad"] == {"square": 1}
-    assert (times_run(tmp_path, "good"), times_run(tmp_path, "bad")) == (1, 2)
-    assert not (tmp_path / "runs/bad/error.txt").exists()
-
-
-def test_another_configuration_or_job_is_refused(tmp_path: Path) -> None:
-    run_jobs(square, {"a": {"n": 2}}, tmp_path, config={"steps": 1}, tell=lambda _: None)
-    with pytest.raises(NeonatalSegError, match=r"another configuration \(it differs in: steps\)"):
-        run_jobs(square, {"a": {"n": 2}}, tmp_path, config={"steps": 2}, tell=lambda _: None)
-    with pytest.raises(NeonatalSegError, match=r"another job \(it differs in: n\)"):
-        run_jobs(square, {"a": {"n": 3}}, tmp_path, config={"steps": 1}, tell=lambda _: None)
-    with pytest.raises(NeonatalSegError, match="cannot be called"):
-        run_jobs(square, {"../x": {"n": 3}}, tmp_path, config={"steps": 1}, tell=lambda _: None)
-    assert times_run(tmp_path, "a") == 1
-
-
-def test_dask_processes_give_the_same_results(tmp_path: Path) -> None:
-    pytest.importorskip("distributed")
-    jobs: dict[str, dict[str, Any]] = {f"n{n}": {"n": n} for n in (-4, 2, 3)}
-    with pytest.raises(NeonatalSegError, match="n-4"):
-        run_jobs(square, jobs, tmp_path, config={}, parallel=2, tell=lambda _: None)
-    workers = {int((tmp_path / "runs" / key / "trace").read_text()) for key in jobs}
-    assert os.getpid() not in workers
-    del jobs["n-4"]
-    results = run_jobs(square, jobs, tmp_path, config={}, tell=lambda _: None)
-    assert results == {"n2": {"square": 4}, "n3": {"square": 9}}
-
 
 # --- trainings --------------------------------------------------------------------------------------------------------
 
@@ -190,14 +130,23 @@ def run(name: str, cache: Path, out: Path, **changes: Any) -> dict[str, dict[str
     return {f.parent.name: json.loads(f.read_text()) for f in sorted((out / "runs").glob("*/result.json"))}
 
 
-def test_baseline_in_two_processes_is_baseline_in_one(cache: Path, tmp_path: Path) -> None:
-    pytest.importorskip("distributed")
+@pytest.fixture(scope="module")
+def in_one(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, Any]]]:
+    """The base line in this process, with one thread: its folder and its runs."""
+    out = tmp_path_factory.mktemp("one")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        one = run("baseline", cache, tmp_path / "one")
+        return out, run("baseline", cache, out)
     finally:
         torch.set_num_threads(threads)
+
+
+def test_baseline_in_two_processes_is_baseline_in_one(
+    cache: Path, in_one: tuple[Path, dict[str, dict[str, Any]]], tmp_path: Path
+) -> None:
+    pytest.importorskip("distributed")
+    folder, one = in_one
     two = run("baseline", cache, tmp_path / "two", parallel=2)
     assert list(one) == ["full-run0", "full-run1"]
     for key in one:
@@ -205,15 +154,36 @@ def test_baseline_in_two_processes_is_baseline_in_one(cache: Path, tmp_path: Pat
     assert one["full-run0"]["subjects"] != one["full-run1"]["subjects"]
     assert one["full-run0"]["steps"] == 6
     assert 0 < one["full-run0"]["loader_share"] < 1
-    table = (tmp_path / "one/baseline-table1.tsv").read_text().splitlines()
+    table = (folder / "baseline-table1.tsv").read_text().splitlines()
     expected = np.mean([np.nanmean(_test_dsc(r)) for r in one.values()])
     assert float(dict(zip(table[0].split("\t"), table[1].split("\t"), strict=True))["Test mean DSC"]) == pytest.approx(
         expected, abs=1e-5
     )
-    page = (tmp_path / "one/baseline.md").read_text()
+    page = (folder / "baseline.md").read_text()
     assert "Eight drawn newborns." in page and "torch" in page and "Only for ages." not in page
     assert {r["versions"]["device"] for r in two.values()} <= {"CPU, 1 thread(s)", *gpus()}
-    assert (tmp_path / "one/baseline.png").stat().st_size > 5000
+    assert (folder / "baseline.png").stat().st_size > 5000
+
+
+def test_baseline_on_a_scheduler_is_baseline_in_one(
+    cache: Path,
+    in_one: tuple[Path, dict[str, dict[str, Any]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("distributed")
+    monkeypatch.chdir(tmp_path)  # the worker stands in another folder
+    told: list[str] = []
+    with dask_scheduler(tmp_path / "elsewhere") as (address, worker):
+        with pytest.raises(NeonatalSegError, match=r"bad \(ValueError: -1 is negative\)"):
+            run_jobs(
+                square, {"bad": {"n": -1}, "a": {"n": 2}}, "squares", config={}, scheduler=address, tell=told.append
+            )
+        assert len(told) == 2 and times_run(Path("squares"), "bad") == 1
+        assert int(Path("squares/runs/a/trace").read_text()) == worker
+        there = run("baseline", cache, Path("there"), scheduler=address)
+    assert {key: r["subjects"] for key, r in there.items()} == {key: r["subjects"] for key, r in in_one[1].items()}
+    assert not list((tmp_path / "elsewhere").rglob("result.json"))
 
 
 def gpus() -> list[str]:
@@ -304,25 +274,7 @@ def test_too_few_subjects_are_told(cache: Path, tmp_path: Path) -> None:
         run_experiment("budget", None, settings, tmp_path, runs=1, cache=cache, tell=lambda _: None)
 
 
-# --- settings, tables -------------------------------------------------------------------------------------------------
-
-
-def test_settings_travel_as_json_and_shipped_ones_are_understood(tmp_path: Path) -> None:
-    assert ExperimentSettings.from_json(json.loads(json.dumps(SETTINGS.to_json()))) == SETTINGS
-    paper = ExperimentSettings.paper()
-    assert ExperimentSettings.from_json(json.loads(json.dumps(paper.to_json()))) == paper
-    for file in (ROOT / "Resources" / "Experiments").glob("*.json"):
-        assert read_experiment(file).training.network.spacing_mm > 0
-    for text, words in (
-        ('{"budgets": {}}', "Unknown experiment setting 'budgets'"),
-        ('{"budget": {"percentage": 3}}', "Unknown experiment setting 'percentage'"),
-        ('{"budget": {"percent": 95}}', "not above 0 and at most 90"),
-        ('{"transfer": {"source": 3}}', "go together"),
-        ("{", "could not be read"),
-    ):
-        (tmp_path / "x.json").write_text(text)
-        with pytest.raises(NeonatalSegError, match=words):
-            read_experiment(tmp_path / "x.json")
+# --- tables -----------------------------------------------------------------------------------------------------------
 
 
 def result(condition: str, number: int, test: list[list[float | None]]) -> dict[str, Any]:

@@ -35,10 +35,13 @@ class Subject:
         return self.name.split("_")[0]
 
 
-def find_subjects(root: str | Path) -> list[Subject]:
+def find_subjects(root: str | Path, *, labels: bool = True) -> list[Subject]:
     """All subjects of a BIDS folder with a T1w or a T2w, sorted by name.
 
     Label maps are the ``*_dseg`` files anywhere below ``root`` (derivatives included).
+
+    Args:
+        labels: False where label maps are not wanted: there may then be several for one subject.
 
     Raises:
         NeonatalSegError: no such folder, no scans in it, or two files for one subject and contrast.
@@ -53,6 +56,8 @@ def find_subjects(root: str | Path) -> list[Subject]:
         if suffix is None or stem.rsplit("_", 1)[-1] not in ("T1w", "T2w", "dseg"):
             continue
         kind = stem.rsplit("_", 1)[-1]
+        if kind == "dseg" and not labels:
+            continue
         if kind != "dseg" and "derivatives" in path.relative_to(root).parts:
             continue
         files = found.setdefault(_subject_name(stem), {})

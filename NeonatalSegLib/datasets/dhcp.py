@@ -9,13 +9,18 @@ labels of the third release carry no ``space-T2w`` although they lie on the T2's
 second release's (an earlier state of the same page) and are read as well. The order of the tissues was checked against
 ``label_names/ALBERT/tissue_labels.csv`` of MIRTK/DrawEM. No file of the release itself was at hand: the tests draw the
 tree with synthetic newborns.
+
+Whether a folder is such a release or any other BIDS folder is decided here alone: :func:`find_complete` finds what can
+be trained on, :func:`find_scans` what can be segmented or annotated.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from NeonatalSegLib.datasets.bids import Subject, find_subjects, prefixed, read_table
 from NeonatalSegLib.errors import NeonatalSegError
@@ -40,7 +45,7 @@ class Incomplete:
 
 @dataclass(frozen=True)
 class FoundData:
-    """What a data folder holds: sessions with T1, T2, labels and age, and the others with their reasons."""
+    """What a data folder holds: the sessions that can be used, and the others with their reasons."""
 
     root: Path
     subjects: tuple[Subject, ...]
@@ -66,16 +71,32 @@ def find_complete(root: str | Path) -> FoundData:
     root = Path(root)
     if is_release(root):
         return read_release(root)
-    return _sorted_out(root, find_subjects(root), {})
+    return _sorted_out(root, find_subjects(root))
+
+
+def find_scans(root: str | Path) -> FoundData:
+    """Subjects with a T1 or a T2, to segment or annotate, in a dHCP release or any other BIDS folder.
+
+    Labels, ages and tables need not be there.
+
+    Raises:
+        NeonatalSegError: as :func:`read_release` and ``bids.find_subjects``, or no image at all.
+    """
+    root = Path(root)
+    if is_release(root):
+        return read_release(root, complete=False)
+    return _sorted_out(root, find_subjects(root, labels=False), complete=False)
 
 
 def is_release(root: str | Path) -> bool:
     """True where images and Draw-EM labels of a session lie in one ``anat`` folder, as in the dHCP release."""
-    sessions = Path(root).glob("**/sub-*/ses-*/anat")
-    return any(_first(anat, LABEL_NAMES + T2_NAMES[:1]) is not None for anat in sessions)
+    return any(
+        _first(anat, T2_NAMES[:1]) or (_first(anat, LABEL_NAMES) and _first(anat, T1_NAMES + T2_NAMES))
+        for anat in Path(root).glob("**/sub-*/ses-*/anat")
+    )
 
 
-def read_release(root: str | Path) -> FoundData:
+def read_release(root: str | Path, *, complete: bool = True) -> FoundData:
     """Every session of a release: usable ones as subjects named ``sub-X_ses-Y``, sorted, and incomplete ones.
 
     A session is usable with T1, T2, ``drawem9`` labels and an age. Sessions that stand in a table only and newborns
@@ -85,6 +106,7 @@ def read_release(root: str | Path) -> FoundData:
     Args:
         root: the folder with ``participants.tsv``, or one above it. Where it has ``derivatives/dhcp_anat_pipeline``,
             only that is read; ``rawdata`` and ``sourcedata`` never are.
+        complete: False where a T1 or a T2 is enough to be usable, and the tables may be missing.
 
     Raises:
         NeonatalSegError: no such folder, no participants.tsv or no sessions table, a session twice (in two folders or
@@ -95,9 +117,9 @@ def read_release(root: str | Path) -> FoundData:
         raise NeonatalSegError(f"There is no folder {root}: expected the dHCP release.")
     pipeline = root / "derivatives" / "dhcp_anat_pipeline"
     folder = pipeline if pipeline.is_dir() else root
-    participants = _participants(folder, root)
+    participants = _participants(folder, root, needed=complete)
     anats = _session_folders(folder)
-    ages = _ages(folder)
+    ages = _ages(folder, needed=complete)
     subjects = []
     for name in sorted(anats.keys() | ages.keys()):
         anat = anats.get(name)
@@ -106,20 +128,26 @@ def read_release(root: str | Path) -> FoundData:
         subjects.append(Subject(name, t1, t2, labels, age))
     why_no_age = {name: why for name, (_, why) in ages.items()}
     without = sorted(participants - {s.participant for s in subjects})
-    return _sorted_out(folder, subjects, why_no_age, [Incomplete(name, ("no session",)) for name in without])
+    others = [Incomplete(name, ("no session",)) for name in without]
+    return _sorted_out(folder, subjects, others, why_no_age, complete=complete)
 
 
 def _sorted_out(
-    root: Path, subjects: list[Subject], why_no_age: dict[str, str], incomplete: list[Incomplete] | None = None
+    root: Path,
+    subjects: list[Subject],
+    others: Sequence[Incomplete] = (),
+    why_no_age: Mapping[str, str] = MappingProxyType({}),
+    *,
+    complete: bool = True,
 ) -> FoundData:
-    usable, others = [], list(incomplete or [])
+    usable, others = [], list(others)
     for subject in subjects:
-        reasons = [
-            text
-            for text, value in (("no T1", subject.t1), ("no T2", subject.t2), ("no labels (drawem9)", subject.labels))
-            if value is None
-        ]
-        if subject.age_weeks is None:
+        reasons = []
+        if complete or (subject.t1 is None and subject.t2 is None):
+            reasons += [text for text, path in (("no T1", subject.t1), ("no T2", subject.t2)) if path is None]
+        if complete and subject.labels is None:
+            reasons.append("no labels (drawem9)")
+        if complete and subject.age_weeks is None:
             reasons.append(f"no age ({why_no_age.get(subject.name, 'in no table')})")
         if reasons:
             others.append(Incomplete(subject.name, tuple(reasons)))
@@ -127,13 +155,12 @@ def _sorted_out(
             usable.append(subject)
     found = FoundData(root, tuple(usable), tuple(sorted(others, key=lambda one: one.name)))
     if not usable:
-        raise NeonatalSegError(
-            f"No session with T1, T2, labels and age was found: {found.summary(5)}\nIs the download complete?"
-        )
+        wanted = "T1, T2, labels and age" if complete else "a T1 or a T2"
+        raise NeonatalSegError(f"No session with {wanted} was found: {found.summary(5)}\nIs the download complete?")
     return found
 
 
-def _participants(folder: Path, root: Path) -> set[str]:
+def _participants(folder: Path, root: Path, *, needed: bool) -> set[str]:
     for place in (folder, root):
         table = place / "participants.tsv"
         if table.is_file():
@@ -143,7 +170,9 @@ def _participants(folder: Path, root: Path) -> set[str]:
             return {prefixed("sub", row["participant_id"]) for row in rows if "participant_id" in row}
     tables = sorted(folder.glob("*/participants.tsv"))
     if len(tables) == 1:
-        return _participants(tables[0].parent, tables[0].parent)
+        return _participants(tables[0].parent, tables[0].parent, needed=needed)
+    if not needed:
+        return set()
     raise NeonatalSegError(
         f"There is no participants.tsv in {folder}: expected the dHCP release's anatomical pipeline "
         "(the folder with participants.tsv and sub-*). Download that table as well."
@@ -154,8 +183,8 @@ def _session_folders(folder: Path) -> dict[str, Path]:
     """``anat`` folders by ``sub-X_ses-Y``."""
     found: dict[str, Path] = {}
     for anat in sorted(folder.glob("**/sub-*/ses-*/anat")):
-        if not _is_anatomical(anat.relative_to(folder)):
-            continue
+        if not _is_anatomical(anat.relative_to(folder)) or not _first(anat, T1_NAMES + T2_NAMES + LABEL_NAMES):
+            continue  # a folder of results, say
         name = f"{anat.parent.parent.name}_{anat.parent.name}"
         if name in found:
             raise NeonatalSegError(f"The session {name} is there twice: {found[name]} and {anat}. Keep one of them.")
@@ -177,10 +206,10 @@ def _first(anat: Path | None, names: tuple[str, ...]) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def _ages(folder: Path) -> dict[str, tuple[float | None, str]]:
+def _ages(folder: Path, *, needed: bool) -> dict[str, tuple[float | None, str]]:
     """(age in weeks, why there is none) by ``sub-X_ses-Y``, for every row of every sessions table."""
     tables = [t for t in sorted(folder.glob("**/sub-*_sessions.tsv")) if _is_anatomical(t.relative_to(folder))]
-    if not tables:
+    if not tables and needed:
         raise NeonatalSegError(
             f"No sub-*/sub-*_sessions.tsv was found below {folder}: download these tables as well (ages)."
         )

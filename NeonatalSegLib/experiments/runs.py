@@ -28,6 +28,7 @@ from NeonatalSegLib.errors import NeonatalSegError
 # Processes that start afresh (no fork), with one thread each, torch's included; runs of minutes are no reason to warn.
 LOCAL_WORKERS = {
     "distributed.worker.multiprocessing-method": "spawn",
+    "distributed.worker.daemon": False,  # a daemon could not start the processes that draw patches
     "distributed.nanny.pre-spawn-environ": {name: 1 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")},
     "distributed.admin.tick.limit": "1h",
 }
@@ -63,7 +64,7 @@ def run_jobs(
     """
     if parallel < 1:
         raise NeonatalSegError(f"{parallel} runs at once are too few: give 1 or more.")
-    out = Path(out)
+    out = Path(out).absolute()  # a worker may stand in another folder
     folders = {key: out / "runs" / _checked(key) for key in jobs}
     _claim(out / "config.json", config, "another configuration")
     for key, job in jobs.items():
