@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from conftest import ROOT
 
 from NeonatalSegLib.geometry import Grid
-from NeonatalSegLib.models import save_model
+from NeonatalSegLib.models import DEFAULT_MODEL, save_model
 from NeonatalSegLib.network import NetworkSettings, build_network
 from NeonatalSegLib.tissues import TISSUES
 
@@ -82,7 +82,7 @@ def test_segment_leaves_what_it_promises(newborn_files: dict[str, Path], tmp_pat
     assert volumes["brain"] == pytest.approx(sum(volumes[t.key] for t in TISSUES if t.brain), abs=0.01)
     facts = json.loads((tmp_path / "out" / "sub-01_dseg.json").read_text())
     assert facts["AgeWeeks"] == 40.5
-    assert facts["Model"]["Name"] == "neonatal-t1t2"
+    assert facts["Model"]["Name"] == DEFAULT_MODEL
     assert facts["Inputs"]["t1"] == str(newborn_files["t1"])
     assert {"prepare", "network", "back", "write"} <= set(facts["SecondsPerStage"])
     assert "torch" in facts["Versions"]
@@ -177,7 +177,7 @@ def test_an_interrupted_run_leaves_nothing(newborn_files: dict[str, Path], tmp_p
 def test_models_are_listed() -> None:
     done = neonatalseg("models")
     assert done.returncode == 0
-    assert "neonatal-t1t2" in done.stdout and "0.8 mm" in done.stdout
+    assert DEFAULT_MODEL in done.stdout and "0.8 mm" in done.stdout
 
 
 def test_evaluate_prints_the_papers_tables(newborn_files: dict[str, Path], tmp_path: Path) -> None:

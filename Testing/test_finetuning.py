@@ -21,7 +21,7 @@ from NeonatalSegLib.datasets.phantom import Phantom
 from NeonatalSegLib.engine.client import Client, EngineError
 from NeonatalSegLib.errors import Cancelled, NeonatalSegError
 from NeonatalSegLib.finetuning import finetune, hold_out, prepare_case
-from NeonatalSegLib.models import Model, read_model, save_model
+from NeonatalSegLib.models import DEFAULT_MODEL, Model, read_model, save_model
 from NeonatalSegLib.network import NetworkSettings, build_network
 from NeonatalSegLib.sparse import UNKNOWN
 from NeonatalSegLib.study import start_study
@@ -202,10 +202,10 @@ def test_the_command_makes_a_candidate_that_is_accepted_on_request(
     given = ("finetune", study, "--model", model.folder, "--steps", 2, "--no-rehearsal", "--config", config)
     status, out, errors = command(*given, "--strategy", "medium")
     assert status == 0, errors
-    assert "medium:" in out and "candidate" in out and store.current_name() == "neonatal-t1t2"
+    assert "medium:" in out and "candidate" in out and store.current_name() == DEFAULT_MODEL
     status, out, errors = command(*given, "--accept")
     assert status == 0, errors
-    assert store.current_name() != "neonatal-t1t2" and store.status(store.current_name()) == "accepted"
+    assert store.current_name() != DEFAULT_MODEL and store.status(store.current_name()) == "accepted"
 
 
 def test_the_command_refuses_in_words(study: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from NeonatalSegLib.inference import (
     entropy,
 )
 from NeonatalSegLib.metrics import dice_per_class, mean_dice_no_background
+from NeonatalSegLib.models import DEFAULT_MODEL
 from NeonatalSegLib.network import NetworkSettings
 from NeonatalSegLib.scan import load_scan, make_scan
 from NeonatalSegLib.windows import predict_windows
@@ -47,7 +48,7 @@ def test_the_result_lies_on_the_t2_and_is_right_in_the_main(whole: Segmentation,
     dsc = dice_per_class(labels_of(whole), sitk.GetArrayFromImage(newborn.labels))
     assert mean_dice_no_background(dsc) > 0.6  # a drawing, not a newborn: this is about wiring
     assert set(whole.times_s) == {"prepare", "network", "back"}
-    assert whole.model_name == "neonatal-t1t2" and len(whole.model_hash) == 64
+    assert whole.model_name == DEFAULT_MODEL and len(whole.model_hash) == 64
 
 
 def test_volumes_are_those_of_the_label_map(whole: Segmentation) -> None:
