@@ -112,5 +112,38 @@ def annotator(
         typer.echo(str(file))
 
 
+@experiment.command()
+def robustness(
+    out: Out,
+    data: Annotated[Optional[Path], typer.Option(help="BIDS folder with T1w, T2w and *_dseg.")] = None,
+    subjects: Annotated[
+        str, typer.Option(help="Newborns that the model does not know, with commas; default: its test subjects.")
+    ] = "",
+    templates: Annotated[
+        Optional[Path], typer.Option(help="Folder of age templates (age-28/age-28_T2w.nii.gz ...), taken as they are.")
+    ] = None,
+    ages: Annotated[str, typer.Option(help="Ages of the templates in weeks.")] = "28,30,32,34,36,38,40,42,44",
+    model: Annotated[Optional[str], typer.Option(help="Name or folder of a model; default: the accepted one.")] = None,
+    before: Annotated[
+        Optional[Path], typer.Option(help="OUT folder of the same command with an earlier model, to compare with.")
+    ] = None,
+    design: Annotated[
+        str, typer.Option(help="one-at-a-time: every alteration alone; full: all combinations (very long).")
+    ] = "one-at-a-time",
+    sample: Annotated[int, typer.Option(help="Further cells drawn from all combinations, each on one newborn.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the sampled cells and of what is drawn in the alterations.")] = 0,
+    parallel: Parallel = 1,
+) -> None:
+    """One model on altered scans of kept-out newborns (voxels, skull, grid, corruption, size), and on templates."""
+    from NeonatalSegLib.experiments.robustness import run_robustness
+
+    files = run_robustness(
+        out, data, _names(subjects), templates, [int(a) for a in _names(ages)], model, before, design, sample, seed,
+        parallel, typer.echo,
+    )  # fmt: skip
+    for file in files:
+        typer.echo(str(file))
+
+
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from NeonatalSegLib.errors import NeonatalSegError, is_out_of_memory
+from NeonatalSegLib.geometry import Grid
 from NeonatalSegLib.metrics import volumes_ml
 from NeonatalSegLib.models import Model, current_model, find_model
 from NeonatalSegLib.network import NetworkSettings
@@ -111,9 +112,14 @@ class Segmenter:
         return device_text(self.device)
 
     def segment(
-        self, scan: Scan, options: SegmentOptions = SegmentOptions(), progress: Progress | None = None
+        self,
+        scan: Scan,
+        options: SegmentOptions = SegmentOptions(),
+        progress: Progress | None = None,
+        *,
+        target: Grid | None = None,
     ) -> Segmentation:
-        """Segment one scan.
+        """Segment one scan; ``target`` is the grid of the result, default: that of the scan's reference image.
 
         Raises:
             NeonatalSegError: no head in the scan, too little memory, or (``options.strict``) T1 and T2 disagree.
@@ -122,6 +128,8 @@ class Segmenter:
         clock = _Clock(progress)
         clock.enter("prepare")
         prepared = prepare(scan, self.model.spacing_mm, trust_headers=options.trust_headers, n4=options.n4)
+        if target is not None:
+            prepared = replace(prepared, target=target)
         if options.strict and prepared.agreement is not None and prepared.agreement < MIN_AGREEMENT:
             raise NeonatalSegError(f"{prepared.warnings[-1]} (refused because of --strict)")
         warnings = [*prepared.warnings, *self._notice, *self._outside_training(scan)]

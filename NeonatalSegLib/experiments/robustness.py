@@ -1,0 +1,251 @@
+"""The evaluation matrix: one model on kept-out newborns under every alteration, and on age templates as they are.
+
+Every evaluated (cell, subject) is a run of ``runs.run_jobs``: done once, resumable, several at a time. What a cell
+gets is what ``neonatalseg segment`` gives, its probabilities interpolated on the grid of the truth, which is never
+resampled.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.experiments import alterations
+from NeonatalSegLib.experiments.alterations import FACTORS, Alteration, altered, one_at_a_time, scaled
+from NeonatalSegLib.experiments.domains import TEMPLATE_GROUPS
+from NeonatalSegLib.experiments.robustness_report import read_earlier, write_report
+from NeonatalSegLib.experiments.runs import run_jobs
+from NeonatalSegLib.models import Model, find_model, sha256
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+    from NeonatalSegLib.inference import Segmenter
+    from NeonatalSegLib.scan import Scan
+
+CONTRASTS: Mapping[str, tuple[str, ...]] = {"T1+T2": ("t1", "t2"), "T2": ("t2",), "T1": ("t1",)}
+DESIGNS = ("one-at-a-time", "full")
+KEPT_OUT, TEMPLATES = "kept-out", "templates"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A labelled scan on disk: a kept-out newborn or an age template."""
+
+    kind: str
+    name: str
+    t1: Path
+    t2: Path
+    labels: Path
+    age_weeks: float | None
+
+    @property
+    def merged(self) -> tuple[tuple[int, ...], ...]:
+        """Groups of classes that its labels do not tell apart."""
+        return TEMPLATE_GROUPS if self.kind == TEMPLATES else ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One alteration with one choice of contrasts."""
+
+    alteration: Alteration
+    contrast: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.alteration.key}_{self.contrast.replace('+', '')}"
+
+
+def run_robustness(
+    out: Path,
+    data: Path | None,
+    subjects: Sequence[str],
+    templates: Path | None,
+    ages_weeks: Sequence[int],
+    model: str | None,
+    before: Path | None,
+    design: str,
+    sample: int,
+    seed: int,
+    parallel: int,
+    tell: Callable[[str], None],
+) -> list[Path]:
+    """Everything behind the command: evaluates what is left and writes the report; returns the report's files.
+
+    Raises:
+        NeonatalSegError: nothing to evaluate, a subject that the model knows, one without labels or a contrast, a
+            missing template, an unknown design, a folder of another model or design, or failed evaluations.
+    """
+    if design not in DESIGNS:
+        raise NeonatalSegError(f"There is no design {design!r}: choose {' or '.join(DESIGNS)}.")
+    if sample < 0:
+        raise NeonatalSegError(f"{sample} sampled cells cannot be drawn: give 0 or more.")
+    found = find_model(model)
+    sources = [] if data is None else kept_out(data.absolute(), subjects, found)
+    newborns = [s.name for s in sources]
+    sources += [] if templates is None else template_sources(templates.absolute(), ages_weeks)
+    if not sources:
+        raise NeonatalSegError("There is nothing to evaluate: give --data, --templates or both.")
+    config = {
+        "model": found.name, "sha256": found.hash, "design": design, "seed": seed, "alterations": alterations.FORMAT,
+    }  # fmt: skip
+    earlier = read_earlier(before, config) if before else None
+    results = run_jobs(
+        partial(evaluate, sources={s.name: s for s in sources}, model=found.folder.resolve()),
+        make_jobs(sources, design, sample, seed),
+        out,
+        config=config,
+        parallel=parallel,
+        tell=tell,
+    )
+    command = "neonatalseg experiment robustness"
+    command += f" --data DATA --subjects {','.join(n.removeprefix('sub-') for n in newborns)}" if newborns else ""
+    command += f" --templates TEMPLATES --ages {','.join(map(str, ages_weeks))}" if templates else ""
+    command += f" --model {found.name}{' --before EARLIER' if before else ''} --design {design}"
+    command += f" --sample {sample} --seed {seed} --out OUT"
+    return write_report(list(results.values()), found, earlier, out, command)
+
+
+def kept_out(data: Path, subjects: Sequence[str], model: Model) -> list[Source]:
+    """The labelled subjects of a BIDS folder to evaluate on; default: the model's own test subjects.
+
+    Raises:
+        NeonatalSegError: the model was trained or chosen on one of them, or one is missing, has no labels, or lacks
+            a contrast.
+    """
+    from NeonatalSegLib.datasets.bids import find_subjects, prefixed
+
+    facts = model.metadata["neonatalseg"]
+    known = {s.name: s for s in find_subjects(data)}
+    names = [prefixed("sub", n) for n in subjects] or list(facts.get("test_subjects", ()))
+    if not names:
+        raise NeonatalSegError(f"The model {model.name} states no test subjects: name kept-out ones with --subjects.")
+    roles = {"trained on": "training_subjects", "was chosen on (validation)": "validation_subjects"}
+    sources = []
+    for name in dict.fromkeys(names):
+        for role, key in roles.items():
+            if name.split("_")[0] in {str(n).split("_")[0] for n in facts.get(key, ())}:
+                raise NeonatalSegError(
+                    f"{name} is no kept-out subject: the model {model.name} {role} it. Leave it out of --subjects."
+                )
+        if name not in known:
+            raise NeonatalSegError(f"There is no subject {name} in {data}. Found: {', '.join(known)}.")
+        s = known[name]
+        if s.labels is None:
+            raise NeonatalSegError(f"{name} in {data} has no label map (*_dseg): there is no truth to compare with.")
+        if s.t1 is None or s.t2 is None:
+            raise NeonatalSegError(f"{name} in {data} lacks T1w or T2w: the matrix needs both, and each alone.")
+        sources.append(Source(KEPT_OUT, name, s.t1, s.t2, s.labels, s.age_weeks))
+    return sources
+
+
+def template_sources(folder: Path, ages_weeks: Sequence[int]) -> list[Source]:
+    """Age templates, ``age-28/age-28_{T1w,T2w,dseg}.nii.gz``.
+
+    Raises:
+        NeonatalSegError: no age is given, or a file of one is missing.
+    """
+    if not ages_weeks:
+        raise NeonatalSegError("No age of a template is given: name some with --ages, such as --ages 28,36,44.")
+    sources = []
+    for age in ages_weeks:
+        stem = folder / f"age-{age}" / f"age-{age}"
+        files = t1, t2, labels = [Path(f"{stem}_{ending}.nii.gz") for ending in ("T1w", "T2w", "dseg")]
+        if missing := [file for file in files if not file.is_file()]:
+            there = sorted(p.name.removeprefix("age-") for p in folder.glob("age-*"))
+            raise NeonatalSegError(
+                f"There is no template of {age} weeks: {missing[0]} is missing. Ages in {folder}: "
+                f"{', '.join(there) or 'none'}."
+            )
+        sources.append(Source(TEMPLATES, stem.name, t1, t2, labels, float(age)))
+    return sources
+
+
+def make_jobs(sources: Sequence[Source], design: str, sample: int, seed: int) -> dict[str, dict[str, Any]]:
+    """What is to be evaluated, by a key of its own: every cell of the design on every newborn, templates as they are.
+
+    ``sample`` further cells of the full product each meet one newborn; a larger sample holds the smaller one.
+    """
+    single = [Cell(a, c) for a in one_at_a_time() for c in CONTRASTS]
+    product = [Cell(Alteration(*levels), c) for levels in itertools.product(*FACTORS.values()) for c in CONTRASTS]
+    newborns = [s for s in sources if s.kind == KEPT_OUT]
+    chosen = [(s, cell, "single") for s in newborns for cell in single]
+    others = [cell for cell in product if cell not in single]
+    if design == "full":
+        chosen += [(s, cell, "product") for s in newborns for cell in others]
+    elif newborns:
+        random = np.random.default_rng([seed, 1])
+        order = random.permutation(len(others))[:sample]
+        whom = random.integers(len(newborns), size=len(others))[: len(order)]
+        chosen += [(newborns[who], others[number], "sample") for number, who in zip(order, whom, strict=True)]
+    as_it_is = [cell for cell in single if cell.alteration == Alteration()]
+    chosen += [(s, cell, TEMPLATES) for s in sources if s.kind == TEMPLATES for cell in as_it_is]
+    hashes = {s.name: {key: sha256(getattr(s, key)) for key in ("t1", "t2", "labels")} for s in sources}
+    return {
+        f"{s.name}_{cell.key}": {
+            "part": part, "subject": s.name, "age_weeks": s.age_weeks, "contrast": cell.contrast,
+            **asdict(cell.alteration), "seed": seed, "files": hashes[s.name],
+        }
+        for s, cell, part in chosen
+    }  # fmt: skip
+
+
+def evaluate(job: dict[str, Any], folder: Path, *, sources: Mapping[str, Source], model: Path) -> dict[str, Any]:
+    """One cell of one subject; returns the job with DSC by class (None: in neither label map) and seconds.
+
+    A scan that the software refuses is a result as well: it found nothing (DSC 0), and ``refused`` says why.
+    """
+    from NeonatalSegLib.experiments.annotator import dsc_merged
+    from NeonatalSegLib.geometry import Grid
+
+    began = time.perf_counter()
+    alteration = Alteration(**{name: job[name] for name in FACTORS})
+    source = sources[job["subject"]]
+    scan, labels = _altered(source, alteration, job["seed"])
+    t1, t2 = (getattr(scan, key) if key in CONTRASTS[job["contrast"]] else None for key in ("t1", "t2"))
+    shown = replace(scan, t1=t1, t2=t2)
+    truth = _array(labels)
+    refused, warnings = "", []
+    try:
+        result = _segmenter(model).segment(shown, target=Grid.of(labels))
+        predicted, warnings = _array(result.label_map), result.warnings
+    except NeonatalSegError as error:
+        predicted, refused = np.zeros_like(truth), str(error)
+    dsc = dsc_merged(predicted, truth, source.merged)
+    known = {key: value for key, value in job.items() if key not in ("files", "seed")}
+    return {
+        **known, "dsc": [float(v) if np.isfinite(v) else None for v in dsc], "refused": refused,
+        "warnings": list(warnings), "seconds": round(time.perf_counter() - began, 2),
+    }  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def _altered(source: Source, alteration: Alteration, seed: int) -> tuple[Scan, sitk.Image]:
+    """The altered scan with both contrasts, and its truth: the three contrasts of a cell follow each other."""
+    from NeonatalSegLib.datasets.cache import read_labels
+    from NeonatalSegLib.scan import load_scan
+
+    scan = load_scan(source.t1, source.t2, name=source.name, age_weeks=source.age_weeks)
+    return altered(scan, alteration, seed), scaled(read_labels(source.labels), float(alteration.scale))
+
+
+@lru_cache(maxsize=1)
+def _segmenter(model: Path) -> Segmenter:
+    from NeonatalSegLib.inference import Segmenter
+
+    return Segmenter(model)
+
+
+def _array(image: sitk.Image) -> np.ndarray:
+    import SimpleITK as sitk
+
+    return sitk.GetArrayFromImage(image)
