@@ -5,8 +5,9 @@
     python benchmarks/compare_nnunet.py train   --work WORK --minutes 120 --device cuda
     python benchmarks/compare_nnunet.py score   --data ALBERTS --model MODEL --work WORK --device cuda --ours ROBUSTNESS
 
-NOT RUN YET: no machine with a GPU was at hand, and on synthetic newborns only prepare has been seen to end. There are
-no figures of this comparison.
+NOT COMPARED YET: no machine with a GPU was at hand. All three steps were run on drawn newborns at 2 mm with one epoch
+of two steps on a CPU (prepare, training, native cells scored), which shows that they work and nothing about nnU-Net.
+There are no figures of this comparison.
 
 prepare: writes nnU-Net's raw data set from the subjects on which MODEL was trained (its phantoms left out: the peer
 does not get them), with MODEL's validation subject as the validation of the only fold. As in any fold of nnU-Net, the
