@@ -31,22 +31,29 @@ class Geometry:
     @classmethod
     def draw(
         cls, volume: Sequence[int], patch: Sequence[int], scale: tuple[float, float], generator: torch.Generator,
-        device: torch.device, *, rotate_degrees: float = 15.0, bend_voxels: float = 3.0, flip: float = 0.5,
+        device: torch.device, *, moved: float = 1.0, rotate_degrees: float = 15.0, bend_voxels: float = 3.0,
+        flip: float = 0.5,
     ) -> Geometry:  # fmt: skip
-        """A place anywhere in the volume, turned, scaled isotropically, bent, and perhaps mirrored left to right."""
+        """A place anywhere in the volume, perhaps mirrored left to right, and with the chance ``moved`` also turned,
+        scaled isotropically and bent; else its voxels are those of the volume, not interpolated.
+        """
+        still = moved < 1 and uniform(generator, 0, 1) >= moved
         size = uniform(generator, *scale) if uniform(generator, 0, 1) < 0.6 else uniform(generator, 0.92, 1.08)
         turn = _rotation([math.radians(uniform(generator, -rotate_degrees, rotate_degrees)) for _ in range(3)])
+        if still:
+            size, turn = 1.0, torch.eye(3)
         matrix = turn / size
         if uniform(generator, 0, 1) < flip:
             matrix[:, 0] *= -1
         centre = []
         for length, edge in zip(reversed(tuple(volume)), reversed(tuple(patch)), strict=True):
             half = min(edge / size, length) / 2  # a patch that hangs over the volume's edge shows nothing there
-            centre.append(uniform(generator, half - 0.5, length - half - 0.5))
+            at = uniform(generator, half - 0.5, length - half - 0.5)
+            centre.append(round(at - (edge - 1) / 2) + (edge - 1) / 2 if still else at)
         axes = [torch.arange(n, dtype=torch.float32, device=device) - (n - 1) / 2 for n in patch]
         z, y, x = torch.meshgrid(*axes, indexing="ij")
         points = torch.stack([x, y, z], -1) @ matrix.T.to(device) + torch.tensor(centre, device=device)
-        if uniform(generator, 0, 1) < 0.5:
+        if not still and uniform(generator, 0, 1) < 0.5:
             bend = torch.stack([smooth_field(tuple(patch), 5, generator, device) for _ in range(3)], -1)
             points = points + uniform(generator, 0.5, bend_voxels) * bend
         return cls(points, size)

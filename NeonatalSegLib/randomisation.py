@@ -32,10 +32,11 @@ ROOM_MM = 14.0  # around a scan, for skull and scalp
 
 @dataclass(frozen=True)
 class RandomisationSettings:
-    """Shares and chances (0-1) of a patch; all 0 leaves a real patch, turned, scaled and bent.
+    """Shares and chances (0-1) of a patch; all 0 leaves a real patch as it is.
 
     Attributes:
         synthetic, hybrid: shares of patches; the rest are real.
+        moved: chance that a patch is turned, scaled and bent; the rest keep the sharpness of the scan.
         scale: of the head; 0.68 is a newborn of 28 weeks, 1.10 one of 45 (40 weeks are 1).
         younger: chance that a synthetic patch gets smoother and thinner cortex, larger ventricles and CSF spaces.
         skull, tight: chance of skull and scalp around the head, and of a mask that cuts off all but the brain.
@@ -46,6 +47,7 @@ class RandomisationSettings:
 
     synthetic: float = 0.25
     hybrid: float = 0.15
+    moved: float = 1.0
     scale: tuple[float, float] = (0.68, 1.10)
     younger: float = 0.5
     skull: float = 0.3
@@ -113,7 +115,7 @@ class Randomisation:
         """Image (2, *patch) float32, z-scored, and labels (*patch) uint8."""
         s, generator = self.settings, torch.Generator().manual_seed(seed)
         shape, device = volume.labels.shape[1:], volume.labels.device
-        geometry = Geometry.draw(shape, self.patch, s.scale, generator, device)
+        geometry = Geometry.draw(shape, self.patch, s.scale, generator, device, moved=s.moved)
         labels = geometry.sample(volume.labels, "nearest")[0]
         shown_mm, brain_mm = geometry.sample(volume.distances) * geometry.scale
         kind = uniform(generator, 0, 1)

@@ -95,6 +95,20 @@ class TestPatch:
                 assert float(t1[fluid].mean()) < float(t1[white].mean())
         assert seen >= 5
 
+    def test_patch_that_is_not_moved_is_cut_from_the_scan(self, volume: Volume) -> None:
+        """Voxel by voxel, but for its brightness and a mirror: nothing is blurred by interpolation."""
+        image, labels = draw(volume, replace(STILL, moved=0.0), seed=6)
+        whole, shape = volume.labels[0], volume.labels.shape[1:]
+        found = []
+        for mirrored in (whole, whole.flip(2)):
+            for z, y, x in np.ndindex(*(n - p + 1 for n, p in zip(shape, PATCH, strict=True))):
+                if torch.equal(mirrored[z : z + PATCH[0], y : y + PATCH[1], x : x + PATCH[2]], labels):
+                    source = volume.image[1] if mirrored is whole else volume.image[1].flip(2)
+                    found.append(source[z : z + PATCH[0], y : y + PATCH[1], x : x + PATCH[2]].float())
+        assert found
+        brain = labels > 0
+        assert np.corrcoef(image[1][brain], found[0][brain])[0, 1] > 0.9999
+
     def test_tight_mask_cuts_image_and_labels_alike(self, volume: Volume) -> None:
         image, labels = draw(volume, replace(STILL, tight=1.0), seed=4)
         outside = labels == 0
