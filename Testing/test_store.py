@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
-from store_models import LINEAGE, TINY, add, copies, run, save_parent, visible, weight
+from store_models import LINEAGE, SHIPPED, TINY, add, copies, run, save_parent, visible, weight
 
 from NeonatalSegLib import store
 from NeonatalSegLib.errors import NeonatalSegError
@@ -237,7 +237,7 @@ def test_what_is_no_model_never_breaks_the_list(parent: Model) -> None:
     file = user_folder() / "strange" / "configs" / "metadata.json"
     file.write_text(file.read_text(encoding="utf-8").replace('"filters"', '"filtres"'), encoding="utf-8")
     models, reasons = installed_models()
-    assert [m.name for m in models] == [DEFAULT_MODEL, "good"]
+    assert [m.name for m in models] == [*SHIPPED, "good"]
     told = "\n".join(reasons)
     assert len(reasons) == 5
     for words in ("empty is not a NeonatalSeg model", "format 9", "'filtres'", "name of a shipped model", "packed"):
@@ -258,7 +258,7 @@ def test_nonsense_in_the_metadata_is_passed_over(parent: Model, text: str) -> No
     copies(parent, "odd")
     (user_folder() / "odd" / "configs" / "metadata.json").write_text(text, encoding="utf-8")
     models, reasons = installed_models()
-    assert [m.name for m in models] == [DEFAULT_MODEL]
+    assert [m.name for m in models] == SHIPPED
     assert len(reasons) == 1 and "odd is not a NeonatalSeg model" in reasons[0]
 
 
@@ -269,7 +269,7 @@ def test_listing_needs_no_network_library() -> None:
         "print(sorted({'torch', 'monai', 'numpy', 'SimpleITK'} & set(sys.modules)))"
     )
     said = run(code).splitlines()
-    assert said == [f"['{DEFAULT_MODEL}'] {DEFAULT_MODEL}", "[]"]
+    assert said == [f"{SHIPPED} {DEFAULT_MODEL}", "[]"]
 
 
 def test_the_folder_is_where_the_platform_keeps_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_the_folder_is_where_the_platform_keeps_data(monkeypatch: pytest.MonkeyP
         monkeypatch.delenv(variable, raising=False)
     bases = {"win32": "AppData/Local", "darwin": "Library/Application Support"}
     assert user_folder() == tmp_path / bases.get(sys.platform, ".local/share") / "NeonatalSeg" / "Models"
-    assert not user_folder().exists() and [m.name for m in list_models()] == [DEFAULT_MODEL]
+    assert not user_folder().exists() and [m.name for m in list_models()] == SHIPPED
 
 
 # Places that cannot be written
@@ -302,7 +302,7 @@ def test_a_folder_that_cannot_be_made_is_told(
         with pytest.raises(NeonatalSegError, match="NEONATALSEG_MODELS"):
             attempt()
     models, reasons = installed_models()
-    assert [m.name for m in models] == [DEFAULT_MODEL] and "could not be listed" in reasons[0]
+    assert [m.name for m in models] == SHIPPED and "could not be listed" in reasons[0]
     with pytest.raises(NeonatalSegError, match="could not be written"):
         store.export_model(DEFAULT_MODEL, tmp_path / "file" / "x.zip")
 

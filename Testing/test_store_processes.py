@@ -7,7 +7,7 @@ import subprocess
 import time
 
 import pytest
-from store_models import add, at_once, copies, run, save_parent, visible, weight
+from store_models import SHIPPED, add, at_once, copies, run, save_parent, visible, weight
 
 from NeonatalSegLib import store
 from NeonatalSegLib.model_history import user_folder
@@ -116,7 +116,7 @@ def test_a_killed_fine_tuning_leaves_no_half_model(parent: Model, what: str, nam
     assert ended.value.returncode == 9
     assert visible() == [".new-base-ft001"]
     models, reasons = installed_models()
-    assert [m.name for m in models] == [DEFAULT_MODEL] and reasons == []
+    assert [m.name for m in models] == SHIPPED and reasons == []
     assert add(parent).name == "base-ft002"
     assert visible() == [".new-base-ft001", "base-ft002"]  # it might still be at work
     long_ago = time.time() - 2 * 24 * 3600
