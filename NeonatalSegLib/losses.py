@@ -31,17 +31,24 @@ class DiceCELoss(nn.Module):
         Returns:
             Scalar. With an empty mask it is 0 and has zero gradient.
         """
-        logits = logits.float()
         labels = labels.long()
-        known = torch.ones_like(labels, dtype=torch.bool) if mask is None else mask
-        labels = torch.where(known, labels, 0)
-        log_u = functional.log_softmax(logits, 1)
-        weight = known.to(log_u.dtype)
-        ce = -(log_u.gather(1, labels[:, None])[:, 0] * weight).sum() / weight.sum().clamp(min=1)
-        u = log_u.exp() * weight[:, None]
-        v = functional.one_hot(labels, logits.shape[1]).movedim(-1, 1).to(u.dtype) * weight[:, None]
-        space = tuple(range(2, logits.ndim))
-        overlap, total = (u * v).sum(space), u.sum(space) + v.sum(space)
+        known = None if mask is None else mask.flatten(1).float()
+        if mask is not None:
+            labels = torch.where(mask, labels, 0)
+        log_u = functional.log_softmax(logits.float(), 1)
+        flat = labels.flatten(1)
+        log_true = log_u.gather(1, labels[:, None])[:, 0].flatten(1)  # of the labelled class, (n, voxels)
+        u = log_u.exp().flatten(2)
+        # Sums over the voxels of each class by index: a one-hot truth would be ten volumes of mostly zeros.
+        if known is None:
+            ce = -log_true.mean()
+            u_sum, of_label = u.sum(2), torch.ones_like(log_true)
+        else:
+            ce = -(log_true * known).sum() / known.sum().clamp(min=1)
+            u_sum, of_label = (u * known[:, None]).sum(2), known
+        nothing = torch.zeros_like(u_sum)
+        overlap = nothing.scatter_add(1, flat, log_true.exp() * of_label)
+        total = u_sum + nothing.scatter_add(1, flat, of_label)
         return ce - (2 * overlap / (total + EPSILON)).mean()
 
 
@@ -90,12 +97,13 @@ def shrink_labels(
     if tuple(labels.shape[1:]) == tuple(size):
         return labels, mask
     factor = [a // b for a, b in zip(labels.shape[1:], size, strict=True)]
-    one_hot = functional.one_hot(torch.clamp(labels.long(), 0, classes - 1), classes).movedim(-1, 1)
-    votes = one_hot.to(torch.float32)
-    if mask is not None:
-        votes = votes * mask[:, None]
-    votes = functional.avg_pool3d(votes, factor)
-    return votes.argmax(1), None if mask is None else votes.sum(1) > 0
+    known = None if mask is None else mask.float()
+    votes = []
+    for c in range(classes):
+        of_class = (labels == c).float()
+        votes.append(functional.avg_pool3d(of_class if known is None else of_class * known, factor))
+    small = torch.stack(votes, 1)
+    return small.argmax(1), None if mask is None else small.sum(1) > 0
 
 
 def merge_classes(logits: torch.Tensor, groups: Sequence[Sequence[int]]) -> torch.Tensor:
