@@ -144,6 +144,10 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run goes on from it.")],
     data: Annotated[Optional[Path], typer.Option(help="BIDS folder with T1w, T2w and *_dseg label maps.")] = None,
     config: Annotated[Optional[Path], typer.Option(help="Training settings (JSON); default: the paper's.")] = None,
+    templates: Annotated[
+        Optional[Path], typer.Option(help="Also train on age templates (age-36/age-36_T2w.nii.gz ...).")
+    ] = None,
+    ages: Annotated[str, typer.Option(help="Ages of the templates in weeks.")] = "36,38,40,42,44",
     cache: Annotated[Optional[Path], typer.Option(help="Folder of prepared arrays; default: OUT/cache.")] = None,
     cache_only: Annotated[bool, typer.Option("--cache-only", help="Build the cache and stop.")] = False,
     devices: Annotated[int, typer.Option(help="GPUs to train on together.")] = 1,
@@ -162,9 +166,12 @@ def train(
     else:
         from NeonatalSegLib.datasets.bids import find_subjects
         from NeonatalSegLib.datasets.dhcp import is_release, read_release
+        from NeonatalSegLib.datasets.templates import find_templates
 
         spacing = settings.network.spacing_mm
         found = read_release(data).subjects if is_release(data) else find_subjects(data)
+        if templates is not None:
+            found = [*found, *find_templates(templates, [int(age) for age in ages.split(",")])]
         subjects = build_cache(found, folder, spacing, phantoms=settings.phantoms, seed=settings.seed)
     typer.echo(f"{len(subjects)} prepared subjects in {folder}")
     if cache_only:

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, Sampler
 
 from NeonatalSegLib.augmentation import build_augmentation
 from NeonatalSegLib.datasets.cache import CachedSubject
+from NeonatalSegLib.datasets.templates import PREFIX as TEMPLATE_PREFIX
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.randomisation import Randomisation, Volume
 from NeonatalSegLib.sparse import UNKNOWN
@@ -41,8 +42,10 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         on_device: bool = False,
     ) -> None:
         set_track_meta(False)  # the arrays lie on one known grid already; tracking it costs time and memory
-        self.real = [s for s in subjects if not s.name.startswith("phantom")]
+        self.real = [s for s in subjects if not s.name.startswith(("phantom", TEMPLATE_PREFIX))]
         self.phantoms = [s for s in subjects if s.name.startswith("phantom")]
+        self.templates = [s for s in subjects if s.name.startswith(TEMPLATE_PREFIX)]
+        self.everyone = self.real + self.phantoms + self.templates
         self.settings = settings
         self.known = known or {}
         self.transform = build_augmentation(settings.augmentation, settings.network.patch)
@@ -58,17 +61,16 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         random = np.random.default_rng([self.settings.seed, number])
-        from_phantom = bool(self.phantoms) and (not self.real or random.random() < self.settings.phantom_share)
-        pool = self.phantoms if from_phantom else self.real
-        subject = pool[int(random.integers(len(pool)))]
+        subject = self._draw_subject(random)
+        place = self.everyone.index(subject)
         age = torch.tensor(float("nan") if subject.age_weeks is None else subject.age_weeks, dtype=torch.float32)
+        facts = {"subject": torch.tensor(place), "age": age}
         if self.randomise is not None:
             seed = int(random.integers(2**31))
             if self.on_device:
-                place = (self.real + self.phantoms).index(subject)
-                return {"subject": torch.tensor(place), "seed": torch.tensor(seed), "age": age}
+                return {**facts, "seed": torch.tensor(seed)}
             patch, truth = self.randomise(self._volume(subject), seed)
-            return {"image": patch, "label": truth, "age": age}
+            return {**facts, "image": patch, "label": truth}
         image, labels = self._arrays(subject)
         for _ in range(PATCH_TRIES if subject.name in self.known else 1):
             self.transform.set_random_state(seed=int(random.integers(2**31)))
@@ -78,11 +80,22 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
             )
             if bool((out["label"] != UNKNOWN).any()):
                 break
-        return {"image": out["image"].float(), "label": out["label"][0].to(torch.uint8), "age": age}
+        return {**facts, "image": out["image"].float(), "label": out["label"][0].to(torch.uint8)}
+
+    def _draw_subject(self, random: np.random.Generator) -> CachedSubject:
+        s, pool = self.settings, self.real
+        if self.phantoms or self.templates:
+            draw = random.random()
+            if draw < s.phantom_share and self.phantoms:
+                pool = self.phantoms
+            elif s.phantom_share <= draw < s.phantom_share + s.template_share and self.templates:
+                pool = self.templates
+        pool = pool or self.phantoms or self.templates
+        return pool[int(random.integers(len(pool)))]
 
     def volumes(self) -> list[Volume]:
         """What the patches of items that were not drawn are drawn from, on the CPU; empty where items are drawn."""
-        return [self._volume(s) for s in self.real + self.phantoms] if self.on_device else []
+        return [self._volume(s) for s in self.everyone] if self.on_device else []
 
     def _volume(self, subject: CachedSubject) -> Volume:
         if subject.name not in self._volumes:

@@ -25,13 +25,14 @@ from torch.utils.data import DataLoader
 from NeonatalSegLib.augmentation import AugmentationSettings
 from NeonatalSegLib.callbacks import StopAfter, Stopwatch, TellProgress
 from NeonatalSegLib.datasets.cache import CachedSubject
+from NeonatalSegLib.datasets.templates import PREFIX as TEMPLATE_PREFIX
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.losses import DeepSupervisionLoss, age_loss
+from NeonatalSegLib.losses import DeepSupervisionLoss, age_loss, merge_classes
 from NeonatalSegLib.metrics import dice_per_class, mean_dice_no_background
 from NeonatalSegLib.models import Model, find_model, save_model
 from NeonatalSegLib.network import PRESETS, NetworkSettings, build_network
 from NeonatalSegLib.patches import EpochSampler, PatchDataset, check_masks
-from NeonatalSegLib.randomisation import Randomisation, RandomisationSettings, Volume
+from NeonatalSegLib.randomisation import Randomisation, RandomisationSettings
 from NeonatalSegLib.sparse import UNKNOWN
 from NeonatalSegLib.windows import predict_with_age
 
@@ -48,6 +49,7 @@ class TrainingSettings:
         learning_rate: at the start; multiplied by (1 - step / steps) ** 0.9 (paper, section 2).
         phantoms: synthetic newborns added to the training subjects.
         phantom_share: share of patches drawn from them.
+        template_share: share of patches drawn from age templates, where there are some among the subjects.
         seed: of weights, patches and augmentation.
         validate_every: epochs between validations on whole scans.
         age_weight: of the squared error of the age in weeks, beside the segmentation's loss (AgeU-Net; only used where
@@ -68,6 +70,7 @@ class TrainingSettings:
     weight_decay: float = 3e-5
     phantoms: int = 0
     phantom_share: float = 0.1
+    template_share: float = 0.1
     seed: int = 0
     validate_every: int = 5
     age_weight: float = 0.01
@@ -132,7 +135,8 @@ class SegmentationTask(pl.LightningModule):
     """The network, its loss, its optimiser and its validation on whole scans.
 
     ``sparse``: labels may be ``UNKNOWN``. ``network``: to start from; what needs no gradient in it is left as it is.
-    ``volumes``: what random patches are drawn from on the GPU; empty: they come drawn (see ``PatchDataset``).
+    ``patches``: what the batches are drawn from; says whose labels merge classes, and holds the volumes that random
+    patches are drawn from on the GPU.
     """
 
     def __init__(
@@ -142,11 +146,12 @@ class SegmentationTask(pl.LightningModule):
         *,
         sparse: bool = False,
         network: torch.nn.Module | None = None,
-        volumes: Sequence[Volume] = (),
+        patches: PatchDataset | None = None,
     ) -> None:
         super().__init__()
         self.settings = settings
-        self.volumes = list(volumes)
+        self.volumes = patches.volumes() if patches else []
+        self.merged = [s.merged for s in patches.everyone] if patches else []
         self.validation = list(validation)
         self.network = network or build_network(settings.network)
         self.sparse = sparse
@@ -165,7 +170,7 @@ class SegmentationTask(pl.LightningModule):
             self.volumes[subject] = self.volumes[subject].to(self.device)
             pairs.append(draw(self.volumes[subject], seed))
         images, labels = zip(*pairs, strict=True)
-        return {"image": torch.stack(images), "label": torch.stack(labels), "age": batch["age"]}
+        return {**batch, "image": torch.stack(images), "label": torch.stack(labels)}
 
     def training_step(self, batch: dict[str, torch.Tensor], _index: int) -> torch.Tensor:
         loss = self._loss(batch)
@@ -173,11 +178,23 @@ class SegmentationTask(pl.LightningModule):
         return loss
 
     def _loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        mask = batch["label"] != UNKNOWN if self.sparse else None
         if not self.settings.network.age_head:
-            return self.loss(self.network(batch["image"]), batch["label"], mask)
+            return self._segmentation_loss(self.network(batch["image"]), batch)
         outputs, age = self.network.forward_with_age(batch["image"])  # type: ignore[operator]
-        return self.loss(outputs, batch["label"], mask) + self.settings.age_weight * age_loss(age, batch["age"])
+        return self._segmentation_loss(outputs, batch) + self.settings.age_weight * age_loss(age, batch["age"])
+
+    def _segmentation_loss(self, outputs: list[torch.Tensor], batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The paper's loss; samples whose labels merge classes are judged by the sum of these classes."""
+        labels, mask = batch["label"], batch["label"] != UNKNOWN if self.sparse else None
+        groups = [self.merged[i] for i in batch["subject"].tolist()] if any(self.merged) else []
+        if not any(groups):
+            return self.loss(outputs, labels, mask)
+        losses = [
+            self.loss([merge_classes(out[i : i + 1], g) for out in outputs], labels[i : i + 1],
+                      None if mask is None else mask[i : i + 1])
+            for i, g in enumerate(groups)
+        ]  # fmt: skip
+        return torch.stack(losses).mean()
 
     def on_validation_epoch_end(self) -> None:
         scores, errors = zip(*(self._score(subject) for subject in self.validation), strict=True)
@@ -240,7 +257,7 @@ class Trained:
 
     def save(self, folder: str | Path, description: str = "") -> Model:
         """Write the network as a model bundle that states what it was trained on."""
-        real = [s for s in self.subjects if not s.name.startswith("phantom")]
+        real = [s for s in self.subjects if not s.name.startswith(("phantom", TEMPLATE_PREFIX))]
         ages = sorted(s.age_weeks for s in real if s.age_weeks is not None)
         facts: dict[str, Any] = {
             "training": self.settings.to_json(),
@@ -302,7 +319,7 @@ def train(
         network = _start(settings)
     on_gpu = torch.cuda.is_available()
     patches = PatchDataset(training, settings, known, on_device=on_gpu)
-    task = SegmentationTask(settings, held, sparse=bool(known), network=network, volumes=patches.volumes())
+    task = SegmentationTask(settings, held, sparse=bool(known), network=network, patches=patches)
     stopwatch = Stopwatch()
     best = pl.callbacks.ModelCheckpoint(
         folder, "best-{epoch:03d}", monitor="validation_dsc" if settings.validation else None, mode="max",

@@ -21,6 +21,7 @@ class Subject:
         name: ``sub-X`` or ``sub-X_ses-Y``.
         t1, t2, labels: paths, or None where there is none.
         age_weeks: post-menstrual age at scan, or None where the tables do not say.
+        merged: groups of classes that the labels do not tell apart; the first of a group stands for all of it.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Subject:
     t2: Path | None
     labels: Path | None
     age_weeks: float | None
+    merged: tuple[tuple[int, ...], ...] = ()
 
     @property
     def participant(self) -> str:

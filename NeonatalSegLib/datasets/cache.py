@@ -26,11 +26,12 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class CachedSubject:
-    """One subject's prepared arrays, memory-mapped when asked for."""
+    """One subject's prepared arrays, memory-mapped when asked for; ``merged`` as in ``bids.Subject``."""
 
     name: str
     folder: Path
     age_weeks: float | None
+    merged: tuple[tuple[int, ...], ...] = ()
 
     def image(self) -> np.ndarray:
         """(2, z, y, x) float16 on the network's grid."""
@@ -62,7 +63,8 @@ def build_cache(
             )
     for subject in subjects:
         if subject.name not in index["subjects"]:
-            _add(folder, index, subject.name, subject.age_weeks, *_prepare_subject(subject, spacing_mm))
+            arrays = _prepare_subject(subject, spacing_mm)
+            _add(folder, index, subject.name, subject.age_weeks, *arrays, subject.merged)
     for number in range(phantoms):
         name = f"phantom{number:02d}"
         if name not in index["subjects"]:
@@ -75,7 +77,10 @@ def read_cache(folder: str | Path) -> list[CachedSubject]:
     """The subjects of a cache, sorted by name; NeonatalSegError where there is none or it is of another format."""
     folder = Path(folder)
     index = _read_index(folder)
-    return [CachedSubject(name, folder, entry["age_weeks"]) for name, entry in sorted(index["subjects"].items())]
+    return [
+        CachedSubject(name, folder, entry["age_weeks"], tuple(tuple(group) for group in entry.get("merged", ())))
+        for name, entry in sorted(index["subjects"].items())
+    ]
 
 
 def _read_index(folder: Path) -> dict:
@@ -90,10 +95,18 @@ def _read_index(folder: Path) -> dict:
     return index
 
 
-def _add(folder: Path, index: dict, name: str, age: float | None, image: np.ndarray, labels: np.ndarray) -> None:
+def _add(
+    folder: Path,
+    index: dict,
+    name: str,
+    age: float | None,
+    image: np.ndarray,
+    labels: np.ndarray,
+    merged: Sequence[Sequence[int]] = (),
+) -> None:
     np.save(folder / f"{name}_image.npy", image.astype(np.float16))
     np.save(folder / f"{name}_labels.npy", labels)
-    index["subjects"][name] = {"age_weeks": age}
+    index["subjects"][name] = {"age_weeks": age} | ({"merged": merged} if merged else {})
     part = folder / "cache.json.part"
     part.write_text(json.dumps(index, indent=1), encoding="utf-8")
     os.replace(part, folder / "cache.json")

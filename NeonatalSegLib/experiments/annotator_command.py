@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from NeonatalSegLib.datasets.cache import build_cache
+from NeonatalSegLib.datasets.templates import MERGED
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.experiments import domains
 from NeonatalSegLib.experiments.annotator import AnnotatorSettings, simulate
@@ -42,7 +43,7 @@ def run_annotator(
         raise NeonatalSegError("Give the scans to adapt to: either --templates or --data.")
     if source is None:
         raise NeonatalSegError("Give --source with scans of the model's own domain: they show what is forgotten.")
-    settings = read_settings(config, domains.TEMPLATE_GROUPS if templates else ())
+    settings = read_settings(config, MERGED if templates else ())
     segmenter = Segmenter(find_model(model))
 
     def pairs() -> list:  # type: ignore[type-arg]

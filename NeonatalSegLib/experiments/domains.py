@@ -11,16 +11,15 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from NeonatalSegLib.datasets.bids import find_subjects
+from NeonatalSegLib.datasets.bids import Subject, find_subjects
 from NeonatalSegLib.datasets.cache import read_labels
+from NeonatalSegLib.datasets.templates import find_templates
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.geometry import Grid
 from NeonatalSegLib.inference import Segmenter, entropy
 from NeonatalSegLib.preprocessing import foreground, labels_on, prepare
 from NeonatalSegLib.scan import Scan, load_scan, make_scan
 
-# The templates' labels: cerebellum and brainstem are one class (6), deep grey matter and hippocampus another (7).
-TEMPLATE_GROUPS = ((6, 8), (7, 9))
 GAMMA = 0.35  # of the changed contrast: fluid and tissue are brightened until they nearly meet
 BIAS = 0.8  # amplitude of the changed contrast's multiplicative field: from 1 - BIAS to 1 + BIAS over the head
 
@@ -46,13 +45,8 @@ class DomainScan:
 
 
 def read_templates(folder: Path, ages_weeks: Sequence[int]) -> list[tuple[Scan, sitk.Image]]:
-    """Age templates: ``age-28/age-28_{T1w,T2w,dseg}.nii.gz``."""
-    pairs = []
-    for age in ages_weeks:
-        stem = folder / f"age-{age}" / f"age-{age}"
-        scan = load_scan(f"{stem}_T1w.nii.gz", f"{stem}_T2w.nii.gz", name=stem.name, age_weeks=float(age))
-        pairs.append((scan, read_labels(f"{stem}_dseg.nii.gz")))
-    return pairs
+    """Age templates with their labels (``datasets.templates.find_templates``)."""
+    return [_read(template) for template in find_templates(folder, ages_weeks)]
 
 
 def read_labelled(folder: Path, names: Sequence[str]) -> list[tuple[Scan, sitk.Image]]:
@@ -65,8 +59,14 @@ def read_labelled(folder: Path, names: Sequence[str]) -> list[tuple[Scan, sitk.I
     for s in chosen:
         if s.labels is None:
             raise NeonatalSegError(f"{s.name} in {folder} has no label map (*_dseg): its truth cannot be revealed.")
-        pairs.append((load_scan(s.t1, s.t2, name=s.name, age_weeks=s.age_weeks), read_labels(s.labels)))
+        pairs.append(_read(s))
     return pairs
+
+
+def _read(subject: Subject) -> tuple[Scan, sitk.Image]:
+    assert subject.labels is not None
+    scan = load_scan(subject.t1, subject.t2, name=subject.name, age_weeks=subject.age_weeks)
+    return scan, read_labels(subject.labels)
 
 
 def with_changed_contrast(scan: Scan, seed: int) -> Scan:

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from NeonatalSegLib.datasets.templates import MERGED, find_templates
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.experiments import alterations
 from NeonatalSegLib.experiments.alterations import FACTORS, Alteration, altered, one_at_a_time, scaled
-from NeonatalSegLib.experiments.domains import TEMPLATE_GROUPS
 from NeonatalSegLib.experiments.robustness_report import read_earlier, write_report
 from NeonatalSegLib.experiments.runs import run_jobs
 from NeonatalSegLib.models import Model, find_model, sha256
@@ -50,7 +50,7 @@ class Source:
     @property
     def merged(self) -> tuple[tuple[int, ...], ...]:
         """Groups of classes that its labels do not tell apart."""
-        return TEMPLATE_GROUPS if self.kind == TEMPLATES else ()
+        return MERGED if self.kind == TEMPLATES else ()
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def run_robustness(
     found = find_model(model)
     sources = [] if data is None else kept_out(data.absolute(), subjects, found)
     newborns = [s.name for s in sources]
-    sources += [] if templates is None else template_sources(templates.absolute(), ages_weeks)
+    sources += [] if templates is None else template_sources(templates.absolute(), ages_weeks, found)
     if not sources:
         raise NeonatalSegError("There is nothing to evaluate: give --data, --templates or both.")
     config = {
@@ -148,26 +148,21 @@ def kept_out(data: Path, subjects: Sequence[str], model: Model) -> list[Source]:
     return sources
 
 
-def template_sources(folder: Path, ages_weeks: Sequence[int]) -> list[Source]:
-    """Age templates, ``age-28/age-28_{T1w,T2w,dseg}.nii.gz``.
+def template_sources(folder: Path, ages_weeks: Sequence[int], model: Model) -> list[Source]:
+    """Age templates that the model was not trained on.
 
     Raises:
-        NeonatalSegError: no age is given, or a file of one is missing.
+        NeonatalSegError: no age is given, a file of one is missing, or the model was trained on one.
     """
-    if not ages_weeks:
-        raise NeonatalSegError("No age of a template is given: name some with --ages, such as --ages 28,36,44.")
-    sources = []
-    for age in ages_weeks:
-        stem = folder / f"age-{age}" / f"age-{age}"
-        files = t1, t2, labels = [Path(f"{stem}_{ending}.nii.gz") for ending in ("T1w", "T2w", "dseg")]
-        if missing := [file for file in files if not file.is_file()]:
-            there = sorted(p.name.removeprefix("age-") for p in folder.glob("age-*"))
-            raise NeonatalSegError(
-                f"There is no template of {age} weeks: {missing[0]} is missing. Ages in {folder}: "
-                f"{', '.join(there) or 'none'}."
-            )
-        sources.append(Source(TEMPLATES, stem.name, t1, t2, labels, float(age)))
-    return sources
+    known = set(model.metadata["neonatalseg"].get("training_subjects", ()))
+    found = find_templates(folder, ages_weeks)
+    if trained := [s.name for s in found if s.name in known]:
+        left = [str(age) for age, s in zip(ages_weeks, found, strict=True) if s.name not in known]
+        raise NeonatalSegError(
+            f"The model {model.name} was trained on the template {trained[0]}: leave out all of these with "
+            f"--ages {','.join(left) or 'of others'}."
+        )
+    return [Source(TEMPLATES, s.name, s.t1, s.t2, s.labels, s.age_weeks) for s in found]  # type: ignore[arg-type]
 
 
 def make_jobs(sources: Sequence[Source], design: str, sample: int, seed: int) -> dict[str, dict[str, Any]]:
