@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -120,11 +121,13 @@ class NeonatalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def cleanup(self) -> None:
         """The application closes or the module is reloaded."""
         self.removeObservers()
-        for section in self.sections.values():
-            section.close()
-        self.controller.close()
-        for widget in self._scene_widgets:
-            widget.setMRMLScene(None)
+        closing = [section.close for section in self.sections.values()]
+        closing += [self.controller.close, *(lambda w=widget: w.setMRMLScene(None) for widget in self._scene_widgets)]
+        for close in closing:
+            try:  # one that fails must not keep the others from ending: a process, a scene that is still held
+                close()
+            except Exception:
+                logging.exception("NeonatalSeg")
 
     def onReload(self) -> None:
         """Developers reload the library with the module."""
@@ -181,6 +184,7 @@ class NeonatalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         shortcut = qt.QShortcut(window if window is not None else self.parent)
         shortcut.setKey(qt.QKeySequence(keys))
         shortcut.setEnabled(False)
+        shortcut.setAutoRepeat(False)  # a key held down would complete slice after slice
         shortcut.activated.connect(call)
         return shortcut
 

@@ -10,7 +10,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,84 +18,17 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from NeonatalSegLib.augmentation import AugmentationSettings
 from NeonatalSegLib.errors import NeonatalSegError, is_out_of_memory
-from NeonatalSegLib.losses import DeepSupervisionLoss, merge_classes
+from NeonatalSegLib.finetuning_settings import FineTuningSettings
+from NeonatalSegLib.losses import DeepSupervisionLoss, merged_loss
 from NeonatalSegLib.network import NetworkSettings, build_network
 from NeonatalSegLib.sparse import UNKNOWN, SparseCase, SparsePatches, central_part
-from NeonatalSegLib.strategies import Selection, check_strategy, trainable_parameters
+from NeonatalSegLib.strategies import Selection, trainable_parameters
 from NeonatalSegLib.tissues import NUMBER_OF_CLASSES, PHYSIOLOGICAL
 from NeonatalSegLib.windows import autocast, predict_windows
 
 HELD_OUT_OVERLAP = 0.1  # of the windows that judge held-out slices: many judgements, each cheap
-# Less than in training from scratch: the few slices are to be learned, and elastic warping tears planes of one voxel.
-GENTLE = AugmentationSettings(
-    elastic=0.0, affine=0.2, noise=0.1, smooth=0.1, contrast=0.1, bias=0.1, drop_modality=0.1
-)  # fmt: skip
 SOURCE_TOLERANCE = 0.01  # mean DSC that a new model may lose on the case that guards the old domain
-
-
-@dataclass(frozen=True)
-class FineTuningSettings:
-    """One fine-tuning; the defaults are for minutes on one machine.
-
-    Attributes:
-        strategy: one of the paper's six (strategies.py).
-        steps: optimiser steps of ``batch_size`` patches.
-        learning_rate: of AdamW after the warm-up; falls as (1 - step / steps) ** 0.9.
-        warm_up: share of the steps in which the learning rate rises from 0.
-        ema: decay of the running mean of the weights, which is what is judged and kept.
-        rehearsal: share of patches from the model's own domain, against forgetting.
-        mixes: the result is (1 - a) old + a new weights, a the best of these on the held-out slices.
-        held_out: share of the annotated slices that judge and are not learned from.
-        judge_every: share of the steps between two judgements on held-out slices; 0: none while it trains.
-        merged: groups of classes that the annotation does not tell apart; the first stands for all.
-        patch: voxels (z, y, x); None for that of the network.
-    """
-
-    strategy: str = "full"
-    steps: int = 120
-    learning_rate: float = 6e-4
-    weight_decay: float = 0.01
-    batch_size: int = 1
-    warm_up: float = 0.1
-    ema: float = 0.95
-    rehearsal: float = 0.3
-    mixes: tuple[float, ...] = (0.3, 0.5)
-    held_out: float = 0.2
-    judge_every: float = 0.25
-    merged: tuple[tuple[int, ...], ...] = ()
-    patch: tuple[int, int, int] | None = (64, 64, 64)
-    seed: int = 0
-    augmentation: AugmentationSettings = GENTLE
-
-    def __post_init__(self) -> None:
-        check_strategy(self.strategy)
-        if self.steps < 1 or self.batch_size < 1:
-            raise NeonatalSegError(f"A fine-tuning needs at least one step and one patch, got {self.steps} steps.")
-        for name in ("warm_up", "rehearsal", "held_out", "judge_every"):
-            if not 0 <= getattr(self, name) < 1.0001:
-                raise NeonatalSegError(f"The fine-tuning setting {name} must lie in 0-1, got {getattr(self, name)}.")
-        if not self.mixes or not all(0 < a <= 1 for a in self.mixes):
-            raise NeonatalSegError(f"The mixes of old and new weights must lie above 0 and up to 1, got {self.mixes}.")
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> FineTuningSettings:
-        """The inverse of :meth:`to_json`; unknown entries are refused."""
-        if unknown := set(data) - {f.name for f in fields(cls)}:
-            raise NeonatalSegError(f"Unknown fine-tuning setting {sorted(unknown)[0]!r}.")
-        data = {k: _tuples(v) for k, v in data.items()}
-        if isinstance(data.get("augmentation"), Mapping):
-            changes = {k: _tuples(v) for k, v in data["augmentation"].items()}
-            data["augmentation"] = AugmentationSettings(**changes)
-        return cls(**data)
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
 @dataclass
@@ -110,6 +43,7 @@ class Adapted:
         mix: share of the new weights in the result; 0 where the old model was kept.
         history: (step, loss, mean DSC on the held-out slices or None).
         stopped_early: the user stopped it; the best so far was kept.
+        device, patch: other than asked for, where memory ran out; else None.
     """
 
     network: nn.Module
@@ -123,6 +57,8 @@ class Adapted:
     stopped_early: bool
     seconds: float
     warnings: list[str]
+    device: torch.device | None = None
+    patch: tuple[int, int, int] | None = None
 
 
 # (stage, fraction of the whole, further facts: step, steps, loss, held_out_dsc)
@@ -161,8 +97,11 @@ def adapt(
     patches = _patch_sizes(settings.patch or shape.patch, shape.stride)
     attempts = [(device, p) for p in patches] + ([(torch.device("cpu"), patches[0])] if device.type != "cpu" else [])
     for number, (where, patch) in enumerate(attempts):
-        run = _Run(network, shape, cases, replace(settings, patch=patch), rehearsal, before, where, report, should_stop)
+        run = None
         try:
+            run = _Run(
+                network, shape, cases, replace(settings, patch=patch), rehearsal, before, where, report, should_stop
+            )
             adapted = run.go()
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
@@ -173,6 +112,7 @@ def adapt(
             continue
         if number:
             adapted.warnings.append(f"Memory ran out: trained with patches of {patch[0]} voxels on {where.type}.")
+            adapted.device, adapted.patch = where, patch
         return adapted
     raise NeonatalSegError("There is too little memory to fine-tune this model, even with small patches.")
 
@@ -207,7 +147,8 @@ class _Run:
         fresh = build_network(shape) if settings.strategy == "scratch" else copy.deepcopy(old)
         self.network = fresh.to(device)
         self.selection = trainable_parameters(self.network, shape, settings.strategy)
-        self.judged = any((case.held_out != UNKNOWN).any() for case in cases)
+        tissues = [t.index for t in PHYSIOLOGICAL]  # without one of them there is nothing to score
+        self.judged = any(np.isin(case.held_out, tissues).any() for case in cases)
 
     def go(self) -> Adapted:
         self.tell("measure before", 0.0)
@@ -235,15 +176,14 @@ class _Run:
         every = max(1, round(s.judge_every * s.steps)) if s.judge_every else s.steps + 1
         best, best_score, stopped = None, -1.0, False
         self.network.train()
-        for step, (images, labels) in enumerate(self.batches(), 1):
+        for step, (images, labels, groups) in enumerate(self.batches(), 1):
             if self.should_stop():
                 stopped = True
                 break
             with autocast(self.device):
                 outputs = self.network(images)
             heads = outputs if isinstance(outputs, list) else [outputs]  # a network without deep supervision
-            outputs = [merge_classes(out, s.merged) for out in heads]
-            loss = loss_of(outputs, labels, labels != UNKNOWN)
+            loss = merged_loss(loss_of, heads, labels, labels != UNKNOWN, groups)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 12.0)
@@ -262,8 +202,11 @@ class _Run:
             best = copy.deepcopy(mean.module) if held > best_score else best
         return (best or mean.module).eval(), stopped
 
-    def batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Batches on the device; the next one is drawn while the network works on the last."""
+    def batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[tuple[tuple[int, ...], ...]]]]:
+        """Batches on the device, with the classes that each sample's labels merge: those of rehearsal merge none.
+
+        The next batch is drawn while the network works on the last.
+        """
         s = self.settings
         assert s.patch is not None
         source = SparsePatches(self.cases, self.rehearsal, s.rehearsal, s.patch, s.augmentation, s.seed)
@@ -276,9 +219,11 @@ class _Run:
             waiting = drawer.submit(draw, 0)
             for number in range(s.steps):
                 images, labels = waiting.result()
+                numbers = range(number * s.batch_size, (number + 1) * s.batch_size)
+                groups = [() if source.from_rehearsal(n) else s.merged for n in numbers]
                 if number + 1 < s.steps:
                     waiting = drawer.submit(draw, number + 1)
-                yield images.to(self.device), labels.to(self.device).long()
+                yield images.to(self.device), labels.to(self.device).long(), groups
 
     def choose(
         self, new: nn.Module, before: np.ndarray, source_before: float | None
@@ -299,7 +244,10 @@ class _Run:
             score, guard = self.judge(network), self.judge_guard(network)
             forgets = guard is not None and source_before is not None and guard < source_before - SOURCE_TOLERANCE
             tried.append((not forgets, _mean(score), mix, score, guard, network))
-        _, value, mix, score, guard, network = max(tried, key=lambda entry: entry[:3])
+        # Where every mix forgets too much, the one that forgets least.
+        safe = [entry for entry in tried if entry[0]]
+        best = max(safe, key=lambda entry: entry[:3]) if safe else max(tried, key=lambda entry: entry[4] or 0.0)
+        _, value, mix, score, guard, network = best
         if value < _mean(before):
             self.warnings.append("The new model is worse than the old one on the held-out slices: discard it.")
         if not any(entry[0] for entry in tried):

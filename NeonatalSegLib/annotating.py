@@ -25,7 +25,9 @@ KEYS = {
     "reopen": "Shift+R",
     "fill": "O",
     "outline": "L",
+    "opacity": "Shift+O",
 }
+DIRECTIONS = {"sagittal": "LR", "coronal": "PA", "axial": "IS"}  # of a slice's position below and above 0
 NO_STUDY = "Open a study, or make one for the scan above."
 MAKING = "A study is being made. Cancel it, or wait until it is done."
 NO_SLICE = "Choose a slice in the list first."
@@ -94,6 +96,12 @@ class Annotating:
     _kind: str = "info"
 
     # The study
+
+    def remember(self, folder: str) -> None:
+        """The study that was open last, offered to be resumed."""
+        if folder != self.remembered:
+            self.remembered = folder
+            self.changed.emit()
 
     def open(self, folder: str | Path, rater: str) -> None:
         """Open a study under a rater's name; one that is open is closed first.
@@ -314,7 +322,7 @@ class Annotating:
             ),
             "done": _button("done", editable, "Save this slice and go to the next one that is left to do.", why),
             "skip": _button("skip", editable, "Leave this slice out and go on.", why),
-            "flag": _button("flag", editable, "Put this slice aside, with the note on the left, and go on.", why),
+            "flag": _button("flag", editable, "Put this slice aside, with the note below, and go on.", why),
             "reopen": _button("reopen", closed, "Take this slice back to change it.", "This slice is open."),
         }
 
@@ -325,9 +333,25 @@ def _button(name: str, enabled: bool, what: str, why_not: str) -> Control:
 
 def _row(item: SliceItem) -> Row:
     planned = item.slice
-    facts = [planned.reason]
+    facts = [f"{planned.scan}: {planned.reason}"]
     if item.state == "done":
         facts.append(f"{duration(item.seconds)}, {item.changed_voxels} voxels changed")
     if item.note:
         facts.append(f"Note: {item.note}")
-    return Row(planned.key, item.state, planned.scan, planned.axis, f"{planned.position_mm:+.1f} mm", "\n".join(facts))
+    side = DIRECTIONS[planned.axis][int(planned.position_mm >= 0)]
+    position = f"{side} {abs(planned.position_mm):.1f} mm"
+    return Row(planned.key, item.state, planned.scan, planned.axis, position, "\n".join(facts))
+
+
+def smoothed(labels: np.ndarray, editable: np.ndarray) -> np.ndarray:
+    """Labels of a slice (2D uint8) with single voxels and ragged borders evened out: the majority of 3 x 3 voxels.
+
+    A voxel changes where ``editable`` (2D bool), and only where another class has more of its neighbourhood.
+    """
+    padded = np.pad(labels, 1, mode="edge")
+    rows, columns = labels.shape
+    around = [padded[r : r + rows, c : c + columns] for r in range(3) for c in range(3)]
+    classes = np.unique(labels)
+    votes = np.array([np.sum([part == value for part in around], axis=0) for value in classes], float)
+    votes += 0.5 * (labels == classes[:, None, None])  # a draw leaves it as it is
+    return np.where(editable, classes[votes.argmax(0)], labels).astype(labels.dtype)

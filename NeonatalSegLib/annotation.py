@@ -352,7 +352,8 @@ class Project:
     def _put_right(self) -> None:
         """Make label maps and masks again that a kill kept from following the ledger."""
         for part in self._place.glob(".part-*"):
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # open elsewhere: it is written over
+                part.unlink(missing_ok=True)
         for scan in (s.name for s in self.scans):
             note, known = self._record.note(scan), any(self._record.of_scan(scan))
             found = {path: note_of(path) for path in self._paths(scan) if path.exists()}
@@ -376,7 +377,13 @@ class Project:
         number = 1
         while (kept := path.with_name(f"{path.name.removesuffix('.nii.gz')}-changed{number}.nii.gz")).exists():
             number += 1
-        durable.put(path, kept)
+        try:
+            durable.put(path, kept)
+        except OSError as error:
+            raise NeonatalSegError(
+                f"{path} was changed by another program and cannot be set aside ({error.strerror or error}): close the "
+                "program that has it open."
+            ) from error
         self.warnings.append(f"{path} was changed by another program. It is kept as {kept.name}, but not used.")
 
     def _paths(self, scan: str) -> tuple[Path, Path]:

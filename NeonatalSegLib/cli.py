@@ -164,19 +164,25 @@ def train(
     if data is None:
         subjects = read_cache(folder)
     else:
-        from NeonatalSegLib.datasets.bids import find_subjects
-        from NeonatalSegLib.datasets.dhcp import is_release, read_release
+        from NeonatalSegLib.datasets.dhcp import find_labelled
         from NeonatalSegLib.datasets.templates import find_templates
 
         spacing = settings.network.spacing_mm
-        found = read_release(data).subjects if is_release(data) else find_subjects(data)
+        complete = find_labelled(data)
+        typer.echo(complete.summary(limit=20), err=bool(complete.incomplete))
+        found = list(complete.subjects)
         if templates is not None:
-            found = [*found, *find_templates(templates, [int(age) for age in ages.split(",")])]
+            found += find_templates(templates, [int(age) for age in ages.split(",")])
         subjects = build_cache(found, folder, spacing, phantoms=settings.phantoms, seed=settings.seed)
     typer.echo(f"{len(subjects)} prepared subjects in {folder}")
     if cache_only:
         return
     finished = run_training(subjects, settings, out, devices=devices, workers=workers)
+    if finished.patches_per_second is not None and finished.loader_share is not None:
+        speed, waiting = finished.patches_per_second, 100 * finished.loader_share
+        typer.echo(f"{speed:.2f} patches a second; the network waited for patches in {waiting:.0f} % of the time")
+    if not finished.first_process:  # of several GPUs' processes one writes the model
+        return
     model = finished.save(save or out / "model")
     typer.echo(f"Best checkpoint: {finished.checkpoint}\nModel: {model.folder}")
 

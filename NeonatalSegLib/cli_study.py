@@ -95,7 +95,9 @@ def budget(
 
 def finetune(
     study: Annotated[Path, typer.Argument(help="Folder of the study, as `neonatalseg budget` or the panel makes it.")],
-    strategy: Annotated[str, typer.Option(help="none, shallow, medium, deep, full or scratch.")] = "full",
+    strategy: Annotated[
+        Optional[str], typer.Option(help="none, shallow, medium, deep, full or scratch. Default: full.")
+    ] = None,
     steps: Annotated[Optional[int], typer.Option(help="Optimiser steps; default: for minutes on one machine.")] = None,
     rater: Annotated[Optional[list[str]], typer.Option(help="Whose slices; may be given again. Default: all.")] = None,
     rehearsal: Annotated[
@@ -104,7 +106,7 @@ def finetune(
     ] = None,
     no_rehearsal: Annotated[bool, typer.Option("--no-rehearsal", help="Learn from the new slices alone.")] = False,
     config: Annotated[Optional[Path], typer.Option(help="More settings (JSON, see FineTuningSettings).")] = None,
-    seed: Annotated[int, typer.Option(help="Of patches, and of which slices are held out.")] = 0,
+    seed: Annotated[Optional[int], typer.Option(help="Of patches, and of which slices are held out.")] = None,
     accept: Annotated[bool, typer.Option("--accept", help="Make the new model the default at once.")] = False,
     model: Model = None,
     device: Device = "auto",
@@ -114,7 +116,8 @@ def finetune(
 
     from NeonatalSegLib.strategies import check_strategy
 
-    check_strategy(strategy)  # bad input is told before the network's libraries load
+    if strategy is not None:
+        check_strategy(strategy)  # bad input is told before the network's libraries load
     try:
         given = json.loads(config.read_text(encoding="utf-8")) if config else {}
     except (OSError, ValueError) as error:
@@ -123,17 +126,19 @@ def finetune(
 
     annotated = read_annotations(study, rater)
     from NeonatalSegLib import finetuning, store
-    from NeonatalSegLib.adaptation import FineTuningSettings
+    from NeonatalSegLib.finetuning_settings import FineTuningSettings
     from NeonatalSegLib.models import find_model
 
-    given |= {"strategy": strategy, "seed": seed}
-    given |= {"steps": steps} if steps else {}
-    given |= {"rehearsal": 0.0} if no_rehearsal else {}
+    if not isinstance(given, dict):
+        raise NeonatalSegError(f"The settings {config} are no JSON object with names and values.")
+    chosen = {"strategy": strategy, "seed": seed, "steps": steps, "rehearsal": 0.0 if no_rehearsal else None}
+    given |= {name: value for name, value in chosen.items() if value is not None}
+    found = find_model(model)
     tuned = finetuning.finetune(
-        find_model(model),
+        found,
         annotated,
         FineTuningSettings.from_json(given),
-        rehearsal=finetuning.read_rehearsal(rehearsal) if rehearsal else None,
+        rehearsal=finetuning.read_rehearsal(rehearsal, found.spacing_mm) if rehearsal else None,
         device=device,
         report=lambda stage, fraction, facts: _progress_line(stage, fraction),
     )

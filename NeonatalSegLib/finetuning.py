@@ -9,7 +9,7 @@ Example:
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +24,9 @@ from NeonatalSegLib.sparse import UNKNOWN, SparseCase, annotated_on
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 if TYPE_CHECKING:
-    from NeonatalSegLib.adaptation import Adapted, FineTuningSettings, Report
+    from NeonatalSegLib.adaptation import Adapted, Report
     from NeonatalSegLib.datasets.cache import CachedSubject
+    from NeonatalSegLib.finetuning_settings import FineTuningSettings
 
 FEWEST_TO_HOLD_OUT = 4  # slices; with fewer, all are needed for learning
 PHANTOMS = 3  # synthetic newborns for rehearsal, where no other cases are given; one of them guards
@@ -114,10 +115,16 @@ def finetune(
     network = model.load_network()
     _tell(report, "prepare", 0.0)
     slices = [s for scan in annotated for s in scan.slices]
-    held_out = {s.key for s in hold_out(slices, settings.held_out, settings.seed)}
+    known = learned_before(model)
+    held_out = {s.key for s in hold_out(slices, settings.held_out, settings.seed, known)}
     cases = [prepare_case(scan, held_out, model.spacing_mm) for scan in annotated]
     _tell(report, "prepare", 0.02)
     past = _rehearsal_cases(rehearsal, settings, model.spacing_mm)
+    if again := held_out & known:
+        notices.append(
+            f"{len(again)} of the {len(held_out)} held-out slices were learned by {model.name} or a model before it: "
+            "its figures on them are too good. Complete more new slices."
+        )
     adapted = adapt(
         network, model.network, cases, settings, rehearsal=past, device=where, report=report, should_stop=should_stop
     )
@@ -130,19 +137,44 @@ def finetune(
         tuple(s.key for s in slices if s.key in held_out),
         tuple((scan.name, scan.age_weeks) for scan in annotated),
         tuple(sorted({rater for scan in annotated for rater in scan.raters})),
-        device_text(where),
+        device_text(adapted.device or where),
     )
 
 
-def hold_out(slices: Sequence[PlannedSlice], share: float, seed: int) -> list[PlannedSlice]:
+def learned_before(model: Model) -> set[str]:
+    """Keys of the slices that this model and those that it came from have learned, as far as their lineage is here."""
+    from NeonatalSegLib.models import find_model
+
+    keys: set[str] = set()
+    seen: set[str] = set()
+    while model.name not in seen:
+        seen.add(model.name)
+        lineage = model.metadata["neonatalseg"].get("lineage") or {}
+        keys |= {str(key) for key in lineage.get("slices", ())}
+        try:
+            model = find_model(str(lineage["parent"]))
+        except (KeyError, NeonatalSegError):
+            break
+    return keys
+
+
+def hold_out(
+    slices: Sequence[PlannedSlice], share: float, seed: int, known: Set[str] = frozenset()
+) -> list[PlannedSlice]:
     """The slices that judge: every n-th in the order of scan, axis and position, from a start that the seed draws.
 
-    None where there are fewer than ``FEWEST_TO_HOLD_OUT``: then all are needed for learning.
+    Those whose keys are not ``known`` come first: what the old model has learned says little about it. None where there
+    are fewer than ``FEWEST_TO_HOLD_OUT``: then all are needed for learning.
     """
     if len(slices) < FEWEST_TO_HOLD_OUT or share <= 0:
         return []
     count = max(1, min(round(share * len(slices)), len(slices) - 1))
     ordered = sorted(slices, key=lambda s: (s.scan, s.axis, s.index))
+    fresh = [s for s in ordered if s.key not in known]
+    if len(fresh) <= count:
+        old = [s for s in ordered if s.key in known]
+        return fresh + old[:: max(1, len(old) // max(1, count - len(fresh)))][: count - len(fresh)]
+    ordered = fresh
     start = float(np.random.default_rng(seed).uniform(0, 1))
     return [ordered[int((i + start) * len(ordered) / count)] for i in range(count)]
 
@@ -181,6 +213,11 @@ def _rehearsal_cases(
     if settings.rehearsal <= 0 or settings.strategy in ("none", "scratch"):
         return []
     if given is not None:
+        if merged := [s.name for s in given if s.merged]:
+            raise NeonatalSegError(
+                f"{merged[0]} cannot be rehearsed: its labels do not tell all tissues apart. Leave templates out of "
+                "the cache to rehearse with."
+            )
         return [fully_labelled(s.name, np.array(s.image()), np.array(s.labels())) for s in given]
     from NeonatalSegLib.datasets.cache import prepare_phantom
 
@@ -196,11 +233,18 @@ def fully_labelled(name: str, image: np.ndarray, labels: np.ndarray) -> SparseCa
     return SparseCase(name, image, labels, np.full(labels.shape, UNKNOWN, np.uint8))
 
 
-def read_rehearsal(folder: str | Path) -> list[CachedSubject]:
-    """A cache of prepared arrays (``neonatalseg train --cache-only``) to rehearse with."""
-    from NeonatalSegLib.datasets.cache import read_cache
+def read_rehearsal(folder: str | Path, spacing_mm: float) -> list[CachedSubject]:
+    """A cache of prepared arrays (``neonatalseg train --cache-only``) to rehearse with.
 
-    return read_cache(folder)
+    Raises:
+        NeonatalSegError: there is none, or it was prepared at another spacing than the model's.
+    """
+    from NeonatalSegLib.datasets.cache import cache_spacing, read_cache
+
+    subjects = read_cache(folder)
+    if (found := cache_spacing(folder)) != spacing_mm:
+        raise NeonatalSegError(f"{folder} holds arrays at {found:g} mm; the model works at {spacing_mm:g} mm.")
+    return subjects
 
 
 def _tell(report: Report | None, stage: str, fraction: float) -> None:

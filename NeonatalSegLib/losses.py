@@ -106,6 +106,27 @@ def shrink_labels(
     return small.argmax(1), None if mask is None else small.sum(1) > 0
 
 
+def merged_loss(
+    loss: nn.Module,
+    outputs: Sequence[torch.Tensor],
+    labels: torch.Tensor,
+    mask: torch.Tensor | None,
+    groups: Sequence[Sequence[Sequence[int]]],
+) -> torch.Tensor:
+    """``loss`` of a batch in which the labels of sample i do not tell the classes of each of ``groups[i]`` apart.
+
+    Such a sample is judged by the sum of these classes; the others as usual. Mean over the samples.
+    """
+    if not any(groups):
+        return loss(outputs, labels, mask)
+    losses = []
+    for i, merged in enumerate(groups):
+        sample = slice(i, i + 1)
+        parts = [merge_classes(out[sample], merged) for out in outputs]
+        losses.append(loss(parts, labels[sample], None if mask is None else mask[sample]))
+    return torch.stack(losses).mean()
+
+
 def merge_classes(logits: torch.Tensor, groups: Sequence[Sequence[int]]) -> torch.Tensor:
     """Logits (n, classes, ...) in which each group's first class has the probability of the whole group.
 

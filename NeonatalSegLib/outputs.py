@@ -132,6 +132,7 @@ def sidecar(segmentation: Segmentation, scan: Scan, options: SegmentOptions | No
         "Notice": NOTICE,
         "Inputs": dict(scan.sources),
         "AgeWeeks": scan.age_weeks,
+        "SegmentedAgainWithoutHead": segmentation.focused,
         **({} if segmentation.age_weeks is None else {"PredictedAgeWeeks": round(segmentation.age_weeks, 2)}),
         "Labels": {str(t.index): t.name for t in TISSUES},
         "Model": {"Name": segmentation.model_name, "SHA256": segmentation.model_hash},

@@ -18,7 +18,7 @@ from NeonatalSegLib.randomisation import Randomisation, Volume
 from NeonatalSegLib.sparse import UNKNOWN
 
 if TYPE_CHECKING:
-    from NeonatalSegLib.training import TrainingSettings
+    from NeonatalSegLib.training_settings import TrainingSettings
 
 PATCH_TRIES = 10  # draws of a patch from a sparsely labelled subject until it holds a label
 
@@ -100,7 +100,11 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
     def _volume(self, subject: CachedSubject) -> Volume:
         if subject.name not in self._volumes:
             spacing_mm = self.settings.network.spacing_mm
-            self._volumes[subject.name] = Volume.of(np.array(subject.image()), np.array(subject.labels()), spacing_mm)
+            inside = subject.inside()
+            self._volumes[subject.name] = Volume.of(
+                np.array(subject.image()), np.array(subject.labels()), spacing_mm,
+                None if inside is None else np.array(inside),
+            )  # fmt: skip
         return self._volumes[subject.name]
 
     def _arrays(self, subject: CachedSubject) -> tuple[np.ndarray, np.ndarray]:

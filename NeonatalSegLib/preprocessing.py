@@ -35,6 +35,7 @@ class Prepared:
 
     Attributes:
         array: (2, z, y, x) float32, channels T1 and T2, z-scored over the foreground; an absent channel is all 0.
+        inside: (z, y, x) bool, the foreground: the head.
         grid: where ``array`` lies.
         target: the grid on which results are wanted (the scan's reference image).
         present: which of T1 and T2 were there.
@@ -43,6 +44,7 @@ class Prepared:
     """
 
     array: np.ndarray
+    inside: np.ndarray
     grid: Grid
     target: Grid
     present: tuple[bool, bool]
@@ -79,7 +81,7 @@ def prepare(scan: Scan, spacing_mm: float = 0.8, *, trust_headers: bool = False,
             smooth = _antialiased(images[key], spacing_mm)
             array[channel] = zscore(_onto(smooth, grid, transforms[key], sitk.sitkLinear), inside)
     present = ("t1" in images, "t2" in images)
-    return Prepared(array, grid, Grid.of(scan.reference), present, quality, tuple(warnings))
+    return Prepared(array, inside, grid, Grid.of(scan.reference), present, quality, tuple(warnings))
 
 
 def align(scan: Scan, mask: sitk.Image, trust_headers: bool) -> tuple[sitk.Transform, float, list[str]]:

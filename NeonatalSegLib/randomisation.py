@@ -84,15 +84,22 @@ class Volume:
     distances: torch.Tensor
 
     @classmethod
-    def of(cls, image: np.ndarray, labels: np.ndarray, spacing_mm: float) -> Volume:
-        """Pad prepared arrays (2, z, y, x) and (z, y, x) by ``ROOM_MM`` and measure the distances."""
+    def of(cls, image: np.ndarray, labels: np.ndarray, spacing_mm: float, inside: np.ndarray | None = None) -> Volume:
+        """Pad prepared arrays (2, z, y, x) and (z, y, x) by ``ROOM_MM`` and measure the distances.
+
+        ``inside`` is the head (z, y, x) bool; where it is not known, all that is brighter than the darkest voxel.
+        """
         from scipy.ndimage import distance_transform_edt
 
         room = round(ROOM_MM / spacing_mm)
         air = [float(channel.min()) for channel in image]
         padded = np.stack([np.pad(c, room, constant_values=a) for c, a in zip(image, air, strict=True)])
         wide = np.pad(labels, room)
-        shown = (wide > 0) | np.any([c > a + 1e-3 for c, a in zip(padded, air, strict=True)], axis=0)
+        if inside is None:
+            bright = np.any([c > a + 1e-3 for c, a in zip(padded, air, strict=True)], axis=0)
+        else:
+            bright = np.pad(inside, room)
+        shown = (wide > 0) | bright
         brain = (wide > 0) & (wide != INTRACRANIAL)
         distances = [distance_transform_edt(~mask, sampling=spacing_mm) for mask in (shown, brain)]
         return cls(

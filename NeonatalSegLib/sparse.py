@@ -100,10 +100,17 @@ class SparsePatches:
         from NeonatalSegLib.augmentation import build_augmentation
 
         set_track_meta(False)
-        self.pools = [[_Voxels(case) for case in cases], [_Voxels(case) for case in rehearsal]]
+        # A scan all of whose slices are held out judges and teaches nothing.
+        self.pools = [
+            [_Voxels(case) for case in given if (case.labels != UNKNOWN).any()] for given in (cases, rehearsal)
+        ]
         self.share = share if rehearsal else 0.0
         self.patch, self.seed = patch, seed
         self.transform = build_augmentation(augmentation, patch)
+
+    def from_rehearsal(self, number: int) -> bool:
+        """True where patch ``number`` is one of the model's own domain."""
+        return bool(np.random.default_rng([self.seed, number]).random() < self.share)
 
     def draw(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Image (2, z, y, x) float32 and labels (z, y, x) uint8 with ``UNKNOWN``."""

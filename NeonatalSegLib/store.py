@@ -211,15 +211,16 @@ def export_model(name: str, zip_file: str | Path) -> Path:
     return file
 
 
-def import_model(zip_file: str | Path, name: str = "") -> Model:
+def import_model(zip_file: str | Path, name: str = "", *, rename: bool = False) -> Model:
     """Take over a model that :func:`export_model` wrote elsewhere, as a candidate. The zip is not trusted.
 
     Args:
         name: under another name than its own.
+        rename: where other weights have that name here, take the model over with the start of its hash behind its name.
 
     Raises:
         NeonatalSegError: not an exported model, or one that is damaged, dangerous, of a newer format or with other
-            labels; or other weights have that name here. Nothing is left behind.
+            labels; or other weights have that name here and ``rename`` is off. Nothing is left behind.
     """
     file = Path(zip_file)
     name = check_name(name or name_in_zip(file))
@@ -233,9 +234,20 @@ def import_model(zip_file: str | Path, name: str = "") -> Model:
                 model.check_weights()
             except NeonatalSegError as error:  # the user knows the zip, not the folder that it was unpacked into
                 raise NeonatalSegError(str(error).replace(str(staging / name), str(file))) from error
+            if rename and _taken(name, model.hash):
+                (staging / name).rename(staging / (name := f"{name}-{model.hash[:6]}"))
             return _existing(name, model.hash) or _moved_in(staging / name) or _must_be(name, model.hash)
     except OSError as error:
         raise NeonatalSegError(log.why_not_written(user_folder(), error)) from error
+
+
+def _taken(name: str, weights_hash: str) -> bool:
+    """True where other weights have that name here."""
+    try:
+        _existing(name, weights_hash)
+    except NeonatalSegError:
+        return True
+    return False
 
 
 def _existing(name: str, weights_hash: str) -> Model | None:

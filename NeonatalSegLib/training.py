@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import json
 import logging
+import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,113 +23,20 @@ import torch
 from lightning import pytorch as pl
 from torch.utils.data import DataLoader
 
-from NeonatalSegLib.augmentation import AugmentationSettings
 from NeonatalSegLib.callbacks import StopAfter, Stopwatch, TellProgress
 from NeonatalSegLib.datasets.cache import CachedSubject
 from NeonatalSegLib.datasets.templates import PREFIX as TEMPLATE_PREFIX
+from NeonatalSegLib.durable import write_file
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.losses import DeepSupervisionLoss, age_loss, merge_classes
+from NeonatalSegLib.losses import DeepSupervisionLoss, age_loss, merged_loss
 from NeonatalSegLib.metrics import dice_per_class, mean_dice_no_background
 from NeonatalSegLib.models import Model, find_model, save_model
-from NeonatalSegLib.network import PRESETS, NetworkSettings, build_network
+from NeonatalSegLib.network import build_network
 from NeonatalSegLib.patches import EpochSampler, PatchDataset, check_masks
-from NeonatalSegLib.randomisation import Randomisation, RandomisationSettings
+from NeonatalSegLib.randomisation import Randomisation
 from NeonatalSegLib.sparse import UNKNOWN
+from NeonatalSegLib.training_settings import TrainingSettings, read_settings
 from NeonatalSegLib.windows import predict_with_age
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """A whole training run; ``to_json`` of it is the file that reproduces the run.
-
-    Attributes:
-        network: what is trained.
-        validation, test: names of subjects kept out; validation chooses the checkpoint, test chooses nothing.
-        epochs, steps_per_epoch, batch_size: an epoch is a fixed number of steps, not a pass over the data.
-        optimizer: "sgd" (the paper's: Nesterov momentum 0.99) or "adamw".
-        learning_rate: at the start; multiplied by (1 - step / steps) ** 0.9 (paper, section 2).
-        phantoms: synthetic newborns added to the training subjects.
-        phantom_share: share of patches drawn from them.
-        template_share: share of patches drawn from age templates, where there are some among the subjects.
-        seed: of weights, patches and augmentation.
-        validate_every: epochs between validations on whole scans.
-        age_weight: of the squared error of the age in weeks, beside the segmentation's loss (AgeU-Net; only used where
-            ``network.age_head`` is set).
-        augmentation: of the patches; not looked at where there is a ``randomisation``.
-        randomisation: patches of random contrast, size, head and scanner instead (see ``randomisation.py``).
-        start: name or folder of the model whose weights the run starts from; empty: random weights.
-    """
-
-    network: NetworkSettings = PRESETS["laptop"]
-    validation: tuple[str, ...] = ()
-    test: tuple[str, ...] = ()
-    epochs: int = 60
-    steps_per_epoch: int = 50
-    batch_size: int = 2
-    optimizer: str = "sgd"
-    learning_rate: float = 1e-2
-    weight_decay: float = 3e-5
-    phantoms: int = 0
-    phantom_share: float = 0.1
-    template_share: float = 0.1
-    seed: int = 0
-    validate_every: int = 5
-    age_weight: float = 0.01
-    augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
-    randomisation: RandomisationSettings | None = None
-    start: str = ""
-
-    def __post_init__(self) -> None:
-        if self.optimizer not in ("sgd", "adamw"):
-            raise NeonatalSegError(f"There is no optimizer {self.optimizer!r}: choose sgd or adamw.")
-        if self.epochs % self.validate_every:
-            raise NeonatalSegError(
-                f"{self.epochs} epochs are no multiple of validate_every ({self.validate_every}): the last epoch, "
-                "where the learning rate has come down, would never be validated."
-            )
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "network": self.network.to_json()}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> TrainingSettings:
-        """The inverse of :meth:`to_json`; ``network`` may be the name of a preset. Unknown entries are refused."""
-        data = dict(data)
-        known = {f.name for f in fields(cls)}
-        if unknown := set(data) - known:
-            raise NeonatalSegError(
-                f"Unknown training setting {sorted(unknown)[0]!r}: known are {', '.join(sorted(known))}."
-            )
-        network = data.pop("network", "laptop")
-        if isinstance(network, str):
-            if network not in PRESETS:
-                raise NeonatalSegError(f"There is no network preset {network!r}: choose from {', '.join(PRESETS)}.")
-            data["network"] = PRESETS[network]
-        else:
-            data["network"] = NetworkSettings.from_json(network)
-        changes = data.pop("augmentation", {})
-        if unknown := set(changes) - {f.name for f in fields(AugmentationSettings)}:
-            raise NeonatalSegError(f"Unknown augmentation setting {sorted(unknown)[0]!r}.")
-        data["augmentation"] = AugmentationSettings(**_tuples(changes))
-        if (changes := data.pop("randomisation", None)) is not None:
-            if unknown := set(changes) - {f.name for f in fields(RandomisationSettings)}:
-                raise NeonatalSegError(f"Unknown randomisation setting {sorted(unknown)[0]!r}.")
-            data["randomisation"] = RandomisationSettings(**_tuples(changes))
-        return cls(**_tuples(data))
-
-
-def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON knows lists only; settings hold tuples."""
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-
-
-def read_settings(path: str | Path) -> TrainingSettings:
-    """Training settings from a JSON file; NeonatalSegError where it is missing or not understood."""
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise NeonatalSegError(f"The training configuration {path} could not be read: {error}.") from error
-    return TrainingSettings.from_json(data)
 
 
 class SegmentationTask(pl.LightningModule):
@@ -159,7 +67,7 @@ class SegmentationTask(pl.LightningModule):
         self.age_error_weeks: float | None = None  # mean absolute error of the last validation
 
     def on_after_batch_transfer(self, batch: Any, _index: int) -> Any:
-        """Draw the patches on the GPU, where it takes a hundredth of the loader's time."""
+        """Draw the patches on the GPU, from volumes that stay there (9 bytes a voxel)."""
         if not self.volumes or "seed" not in batch:
             return batch
         assert self.settings.randomisation is not None
@@ -184,17 +92,9 @@ class SegmentationTask(pl.LightningModule):
         return self._segmentation_loss(outputs, batch) + self.settings.age_weight * age_loss(age, batch["age"])
 
     def _segmentation_loss(self, outputs: list[torch.Tensor], batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The paper's loss; samples whose labels merge classes are judged by the sum of these classes."""
         labels, mask = batch["label"], batch["label"] != UNKNOWN if self.sparse else None
         groups = [self.merged[i] for i in batch["subject"].tolist()] if any(self.merged) else []
-        if not any(groups):
-            return self.loss(outputs, labels, mask)
-        losses = [
-            self.loss([merge_classes(out[i : i + 1], g) for out in outputs], labels[i : i + 1],
-                      None if mask is None else mask[i : i + 1])
-            for i, g in enumerate(groups)
-        ]  # fmt: skip
-        return torch.stack(losses).mean()
+        return merged_loss(self.loss, outputs, labels, mask, groups)
 
     def on_validation_epoch_end(self) -> None:
         scores, errors = zip(*(self._score(subject) for subject in self.validation), strict=True)
@@ -244,6 +144,9 @@ class Trained:
         validation_age_error_weeks: mean absolute error of the age of the validation subjects, or None.
         patches_per_second, loader_share: how fast it went, and the share of the time (0-1) in which the network waited
             for patches; of this call's steps, None where it had none to do.
+        inherited: what the model that the run started from had been trained on.
+        first_process: False in all but one of the processes of several GPUs.
+        loss: mean of the last epoch; None where this call had no step to do.
     """
 
     network: torch.nn.Module
@@ -254,6 +157,9 @@ class Trained:
     validation_age_error_weeks: float | None = None
     patches_per_second: float | None = None
     loader_share: float | None = None
+    inherited: tuple[str, ...] = ()
+    first_process: bool = True
+    loss: float | None = None
 
     def save(self, folder: str | Path, description: str = "") -> Model:
         """Write the network as a model bundle that states what it was trained on."""
@@ -261,7 +167,7 @@ class Trained:
         ages = sorted(s.age_weeks for s in real if s.age_weeks is not None)
         facts: dict[str, Any] = {
             "training": self.settings.to_json(),
-            "training_subjects": [s.name for s in self.subjects],
+            "training_subjects": sorted({s.name for s in self.subjects} | set(self.inherited)),
             "validation_subjects": list(self.settings.validation),
             "test_subjects": list(self.settings.test),
             "validation_dsc": self.validation_dsc,
@@ -307,16 +213,18 @@ def train(
     kept_out = set(settings.validation) | set(settings.test)
     if missing := kept_out - names:
         raise NeonatalSegError(f"The subject {sorted(missing)[0]} is to be kept out, but the cache does not hold it.")
-    training = [s for s in subjects if s.name not in kept_out]
+    newborns = {name.split("_")[0] for name in kept_out}  # no other session of them trains either
+    training = [s for s in subjects if s.name.split("_")[0] not in newborns]
     if not training:
         raise NeonatalSegError("No subject is left to train on: keep fewer subjects out.")
     check_masks(training, known or {})
-    _claim(folder, settings)
+    _claim(folder, settings, training, known or {})
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # TellProgress says what a person wants to know
     pl.seed_everything(settings.seed, workers=True)
     held = [s for s in subjects if s.name in settings.validation]
+    inherited: list[str] = []
     if network is None and settings.start:
-        network = _start(settings)
+        network, inherited = _start(settings, newborns)
     on_gpu = torch.cuda.is_available()
     patches = PatchDataset(training, settings, known, on_device=on_gpu)
     task = SegmentationTask(settings, held, sparse=bool(known), network=network, patches=patches)
@@ -325,7 +233,11 @@ def train(
         folder, "best-{epoch:03d}", monitor="validation_dsc" if settings.validation else None, mode="max",
         save_last=True, every_n_epochs=1, save_on_train_epoch_end=True, enable_version_counter=False,
     )  # fmt: skip
-    precision: Any = ("bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed") if on_gpu else "bf16-mixed"
+    precision: Any = (
+        ("bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed")
+        if on_gpu
+        else "bf16-mixed"
+    )
     trainer = pl.Trainer(
         accelerator="gpu" if on_gpu else "cpu",
         devices=devices if on_gpu else 1,
@@ -358,18 +270,30 @@ def train(
         saved.get("age_error_weeks"),
         stopwatch.patches_per_second,
         stopwatch.loader_share,
+        tuple(inherited),
+        trainer.is_global_zero,
+        float(trainer.callback_metrics["loss"]) if "loss" in trainer.callback_metrics else None,
     )
 
 
-def _start(settings: TrainingSettings) -> torch.nn.Module:
-    """The network of the model that a run starts from; NeonatalSegError where it is another network."""
+def _start(settings: TrainingSettings, kept_out: set[str]) -> tuple[torch.nn.Module, list[str]]:
+    """The network of the model that a run starts from, and who trained it.
+
+    Raises:
+        NeonatalSegError: it is another network, or was trained on a newborn that this run keeps out.
+    """
     model = find_model(settings.start)
     if model.network != settings.network:
         raise NeonatalSegError(
             f"The run cannot start from the model {model.name}: its network is {model.network.to_json()}, that of the "
             f"training settings {settings.network.to_json()}."
         )
-    return model.load_network().train().requires_grad_(True)
+    trained = [str(name) for name in model.metadata["neonatalseg"].get("training_subjects", ())]
+    if both := [name for name in trained if name.split("_")[0] in kept_out]:
+        raise NeonatalSegError(
+            f"The run cannot start from the model {model.name}: it was trained on {both[0]}, which this run keeps out."
+        )
+    return model.load_network().train().requires_grad_(True), trained
 
 
 def _loader(
@@ -388,12 +312,21 @@ def _loader(
     )
 
 
-def _claim(folder: Path, settings: TrainingSettings) -> None:
-    """Write the settings into the run folder, or refuse a folder whose run had others."""
+def _claim(
+    folder: Path, settings: TrainingSettings, training: Sequence[CachedSubject], known: Mapping[str, np.ndarray]
+) -> None:
+    """Write settings and subjects into the run folder, or refuse a folder whose run had others."""
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "settings.json"
+    file, data = folder / "settings.json", folder / "subjects.json"
     text = json.dumps(settings.to_json(), indent=1)
+    subjects = {s.name: [s.digest, zlib.crc32(known[s.name].tobytes()) if s.name in known else None] for s in training}
     # Compared as settings: a run from before a setting came into being had its default.
     if file.exists() and read_settings(file) != TrainingSettings.from_json(json.loads(text)):
         raise NeonatalSegError(f"{folder} holds a run with other settings: choose a new folder, or remove it.")
-    file.write_text(text, encoding="utf-8")
+    if data.exists() and json.loads(data.read_text(encoding="utf-8")) != subjects:
+        raise NeonatalSegError(
+            f"{folder} holds a run on other subjects, arrays or slices: choose a new folder, or remove it."
+        )
+    for path, content in ((file, text), (data, json.dumps(subjects, indent=1))):
+        if not path.exists():
+            write_file(path, lambda part, text=content: part.write_text(text, encoding="utf-8"))  # type: ignore[misc]

@@ -211,11 +211,10 @@ class Tuning:
             text += "discard the new one."
         else:
             self.state, self._unkept = State.READY, scores
-            text = f"Nothing was trained: this strategy leaves {self.current} as it is."
+            text = f"Nothing was trained: this strategy leaves {self.current} as it is. {self._means(scores)}"
             if result.get("strategy") != "none":
-                text = f"Nothing was kept: no mix was better than {self.current} on the held-out slices."
-            text += f" {self._means(scores)}"
-        if result.get("stopped_early"):
+                text = f"Stopped before the first step: nothing was trained, {self.current} is as it was."
+        if result.get("stopped_early") and name:
             text = f"Stopped early; the best so far was taken. {text}"
         if result.get("seconds"):
             text += f" It took {duration(float(result['seconds']))} on {result.get('device') or 'this computer'}."
@@ -224,7 +223,14 @@ class Tuning:
         self.changed.emit()
 
     def failed(self, message: str) -> None:
-        """It failed, with one sentence for the user; so did a button that was clicked."""
+        """A button that was clicked has failed, with one sentence for the user; what runs goes on."""
+        self._message, self._kind = message, "error"
+        if not self.busy:
+            self.state = State.ERROR
+        self.changed.emit()
+
+    def ended(self, message: str) -> None:
+        """The fine-tuning itself has failed, with one sentence for the user."""
         self.state, self._message, self._kind = State.ERROR, message, "error"
         self.changed.emit()
 

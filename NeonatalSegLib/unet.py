@@ -41,7 +41,7 @@ class ResidualUNet(DynUNet):
             if self.training and layer.super_head is not None:
                 heads.insert(0, layer.super_head(features))
         out = self.output_block(features)
-        return [out, *heads] if self.training and self.deep_supervision else out
+        return [out, *heads] if self.training else out
 
     def forward(self, x: torch.Tensor) -> Any:
         return self.decode(*self.encode(x))

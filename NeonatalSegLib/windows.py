@@ -158,7 +158,9 @@ def _told(network: nn.Module, passes: int, progress: Callable[[float], None] | N
 def autocast(device: torch.device) -> Any:
     """Mixed precision where the device gains from it: bf16 on CPUs, bf16 or fp16 on GPUs."""
     if device.type == "cuda":
-        return torch.autocast("cuda", torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
+        return torch.autocast(
+            "cuda", torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        )
     if device.type == "cpu":
         return torch.autocast("cpu", torch.bfloat16)
     return nullcontext()

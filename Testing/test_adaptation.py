@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from NeonatalSegLib.adaptation import FineTuningSettings, adapt, judge, mean_tissue_dsc, mixed
+from NeonatalSegLib.adaptation import adapt, judge, mean_tissue_dsc, mixed
 from NeonatalSegLib.augmentation import AugmentationSettings
 from NeonatalSegLib.errors import Cancelled, NeonatalSegError
+from NeonatalSegLib.finetuning_settings import FineTuningSettings
 from NeonatalSegLib.geometry import Grid
 from NeonatalSegLib.losses import DiceCELoss, merge_classes
 from NeonatalSegLib.network import NetworkSettings, build_network
@@ -285,6 +286,38 @@ def test_a_new_model_that_forgets_is_held_back(network: torch.nn.Module) -> None
     assert free.mix == 1.0 and guarded.mix == 0.02
     assert guarded.source_before is not None and guarded.source_after is not None
     assert guarded.source_after > guarded.source_before - 0.01
+
+
+def test_where_every_mix_forgets_the_one_that_forgets_least_is_taken(network: torch.nn.Module) -> None:
+    strong = {**vars(QUICK), "learning_rate": 2e-2, "ema": 0.8}
+    learned = adapt(network, TINY, [whole("old")], FineTuningSettings(**{**strong, "steps": 250})).network
+    case = sliced()
+    inverted = SparseCase("new", -case.image, case.labels, case.held_out)
+    settings = FineTuningSettings(**{**strong, "steps": 100, "mixes": (0.7, 1.0)})
+    guarded = adapt(learned, TINY, [inverted], settings, rehearsal=[whole("old"), whole("guard", seed=1)])
+    assert guarded.mix == 0.7
+    assert any("loses more than" in warning for warning in guarded.warnings)
+
+
+def test_a_scan_whose_slices_are_all_held_out_judges_and_teaches_nothing(network: torch.nn.Module) -> None:
+    cases = [sliced("a", judged=()), sliced("b", learn=(), judged=(10, 12))]
+    done = adapt(network, TINY, cases, QUICK)
+    assert len(done.history) == QUICK.steps and np.isfinite(done.after).any()
+
+
+def test_rehearsal_tells_apart_what_the_annotation_merges(network: torch.nn.Module) -> None:
+    """The rehearsed cases' labels are whole: their classes 8 and 9 are taught as such, not as impossible."""
+    settings = FineTuningSettings(**{**vars(QUICK), "steps": 12, "rehearsal": 0.9, "merged": ((6, 8), (7, 9))})
+    done = adapt(network, TINY, [sliced()], settings, rehearsal=[whole("old")])
+    assert max(loss for _, loss, _ in done.history) < 10
+
+
+def test_held_out_slices_without_a_tissue_do_not_judge(network: torch.nn.Module) -> None:
+    case = sliced()
+    air = np.full(case.labels.shape, UNKNOWN, np.uint8)
+    air[0] = 0
+    done = adapt(network, TINY, [SparseCase("a", case.image, case.labels, air)], QUICK)
+    assert any("not judged" in warning for warning in done.warnings)
 
 
 def test_few_slices_are_all_learned_from_and_that_is_told(network: torch.nn.Module) -> None:

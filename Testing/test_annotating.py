@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small_studies import cut, make_study, prefill
 
-from NeonatalSegLib.annotating import KEYS, NO_STUDY, Annotating
+from NeonatalSegLib.annotating import KEYS, NO_STUDY, Annotating, smoothed
 from NeonatalSegLib.annotation import Project
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.work_clock import WorkClock
@@ -132,8 +132,8 @@ def test_the_list_of_slices(state: Annotating, study: Path) -> None:
     assert [row.key for row in view.rows] == [FIRST, SECOND, THIRD, FOURTH]
     assert [row.state for row in view.rows] == ["in progress", "to do", "to do", "to do"]
     assert [row.axis for row in view.rows] == ["axial", "axial", "coronal", "sagittal"]
-    assert view.rows[1].tool_tip == "reason 11"
-    assert view.rows[0].position == "+18.5 mm"  # 11 mm, and five slices of 1.5 mm upwards
+    assert view.rows[1].tool_tip == "sub-01: reason 11"
+    assert view.rows[0].position == "S 18.5 mm"  # 11 mm, and five slices of 1.5 mm upwards
     assert (view.current, view.progress, view.percent) == (FIRST, "0 of 4 slices", 0)
 
 
@@ -272,3 +272,17 @@ def test_resume_is_offered_for_the_study_that_was_open(state: Annotating, study:
     state.close()
     view = state.view()
     assert view.resume.visible and view.resume.text == "Resume study"
+
+
+def test_smoothing_takes_single_voxels_and_leaves_straight_borders() -> None:
+    labels = np.full((8, 9), 3, np.uint8)
+    labels[:, 5:] = 2
+    clean = labels.copy()
+    labels[3, 2] = 9
+    everywhere = np.ones(labels.shape, bool)
+    np.testing.assert_array_equal(smoothed(labels, everywhere), clean)
+    np.testing.assert_array_equal(smoothed(clean, everywhere), clean)
+    locked = everywhere.copy()
+    locked[3, 2] = False
+    np.testing.assert_array_equal(smoothed(labels, locked), labels)
+    assert smoothed(labels, everywhere).dtype == np.uint8

@@ -51,7 +51,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 @pytest.fixture(scope="module")
 def domain(model: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[DomainScan]]:
     folder = tmp_path_factory.mktemp("domain") / "scans"
-    return folder, prepare_domain(folder, newborns, Segmenter(model, "cpu"))
+    return folder, prepare_domain(folder, newborns, Segmenter(model, "cpu"), "drawn newborns")
 
 
 def test_the_whole_loop_with_its_report(model: Model, domain: tuple[Path, list[DomainScan]], tmp_path: Path) -> None:
@@ -74,7 +74,8 @@ def test_the_whole_loop_with_its_report(model: Model, domain: tuple[Path, list[D
     assert 1 <= few < many
     told: list[str] = []
     assert play(told) == results and told == [f"{len(results)} of {len(results)} runs are done already"]
-    files = write_annotator_report("drawn", "Drawn newborns", results, SETTINGS, tmp_path / "report", "the command")
+    files = write_annotator_report("drawn", "Drawn newborns", results, SETTINGS, model, tmp_path / "report", "command")
+    assert model.hash[:12] in files[0].read_text(encoding="utf-8")
     assert all(file.stat().st_size > 0 for file in files)
     rows = files[1].read_text(encoding="utf-8").splitlines()
     assert len(rows) == 1 + 2 * 3
@@ -106,7 +107,12 @@ def test_another_models_domain_is_refused(domain: tuple[Path, list[DomainScan]],
     torch.manual_seed(1)
     other = save_model(build_network(TINY), TINY, tmp_path / "other", description="other weights")
     with pytest.raises(NeonatalSegError, match="choose a new folder"):
-        prepare_domain(domain[0], newborns, Segmenter(other, "cpu"))
+        prepare_domain(domain[0], newborns, Segmenter(other, "cpu"), "drawn newborns")
+
+
+def test_another_choice_of_scans_is_refused(domain: tuple[Path, list[DomainScan]], model: Model) -> None:
+    with pytest.raises(NeonatalSegError, match="drawn newborns: choose a new folder"):
+        prepare_domain(domain[0], newborns, Segmenter(model, "cpu"), "drawn newborns with changed contrast")
 
 
 def test_changed_contrast_keeps_the_place_and_loses_t2() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 import SimpleITK as sitk
 
 from NeonatalSegLib.datasets.bids import find_subjects
-from NeonatalSegLib.datasets.cache import build_cache, read_cache
+from NeonatalSegLib.datasets.cache import build_cache, data_digest, read_cache
+from NeonatalSegLib.datasets.dhcp import find_labelled
 from NeonatalSegLib.datasets.phantom import Phantom
 from NeonatalSegLib.errors import NeonatalSegError
 
@@ -86,6 +88,50 @@ def test_cache_is_built_once_and_not_mixed(tmp_path: Path, newborn: Phantom) -> 
     assert (tmp_path / "cache" / "sub-A_image.npy").stat().st_mtime_ns == stamp
     with pytest.raises(NeonatalSegError, match="choose another folder"):
         build_cache(found, tmp_path / "cache", 0.8)
+
+
+def test_what_changed_is_prepared_again_and_the_rest_is_left(tmp_path: Path, newborn: Phantom) -> None:
+    root = bids(tmp_path, newborn)
+    found = find_subjects(root)
+    before = {s.name: s for s in build_cache(found, tmp_path / "cache", 1.5)}
+    old_labels = np.array(before["sub-A"].labels())
+    array = sitk.GetArrayFromImage(newborn.labels)
+    corrected = sitk.GetImageFromArray(np.where(array == 9, 3, array))
+    corrected.CopyInformation(newborn.labels)
+    sitk.WriteImage(corrected, str(next(root.rglob("sub-A*dseg.nii.gz"))))
+    older = dataclasses.replace(find_subjects(root)[1], age_weeks=33.0)
+    after = {s.name: s for s in build_cache([find_subjects(root)[0], older], tmp_path / "cache", 1.5)}
+    assert 9 in old_labels and 9 not in after["sub-A"].labels()
+    assert after["sub-B"].age_weeks == 33.0
+    assert data_digest([before["sub-B"]]) != data_digest([after["sub-B"]])  # another age
+    assert before["sub-A"].digest != after["sub-A"].digest
+    assert before["sub-B"].digest == after["sub-B"].digest
+
+
+def test_only_who_is_asked_for_is_given(tmp_path: Path, newborn: Phantom) -> None:
+    found = find_subjects(bids(tmp_path, newborn))
+    build_cache(found, tmp_path / "cache", 1.5, phantoms=1)
+    assert [s.name for s in build_cache(found[1:], tmp_path / "cache", 1.5)] == ["sub-B"]
+    inside = read_cache(tmp_path / "cache")[1].inside()
+    assert inside is not None and inside.dtype == bool and 0.3 < inside.mean() < 1
+
+
+def test_two_ages_of_one_newborn_are_refused(tmp_path: Path, newborn: Phantom) -> None:
+    root = bids(tmp_path, newborn, ("sub-A",))
+    (root / "participants.tsv").write_text("participant_id\tscan_age\nsub-A\t40\nsub-A\t36\n")
+    with pytest.raises(NeonatalSegError, match=r"sub-A has two ages.* 40 and 36 weeks"):
+        find_subjects(root)
+
+
+def test_scans_without_labels_are_listed_and_not_trained_on(tmp_path: Path, newborn: Phantom) -> None:
+    root = bids(tmp_path, newborn)
+    next(root.rglob("sub-A*dseg.nii.gz")).unlink()
+    found = find_labelled(root)
+    assert [s.name for s in found.subjects] == ["sub-B"]
+    assert "sub-A: no labels" in found.summary()
+    next(root.rglob("sub-B*dseg.nii.gz")).unlink()
+    with pytest.raises(NeonatalSegError, match="nothing to train on"):
+        find_labelled(root)
 
 
 def test_cache_is_read_without_simpleitk(tmp_path: Path, newborn: Phantom) -> None:

@@ -13,14 +13,15 @@ import SimpleITK as sitk
 import torch
 
 from NeonatalSegLib import store
-from NeonatalSegLib.adaptation import FineTuningSettings
 from NeonatalSegLib.annotated import read_annotations
 from NeonatalSegLib.annotation import Project
 from NeonatalSegLib.budget import BudgetSettings, PlannedSlice, plane
+from NeonatalSegLib.datasets.cache import build_cache
 from NeonatalSegLib.datasets.phantom import Phantom
 from NeonatalSegLib.engine.client import Client, EngineError
 from NeonatalSegLib.errors import Cancelled, NeonatalSegError
-from NeonatalSegLib.finetuning import finetune, hold_out, prepare_case
+from NeonatalSegLib.finetuning import finetune, hold_out, learned_before, prepare_case, read_rehearsal
+from NeonatalSegLib.finetuning_settings import FineTuningSettings
 from NeonatalSegLib.models import DEFAULT_MODEL, Model, read_model, save_model
 from NeonatalSegLib.network import NetworkSettings, build_network
 from NeonatalSegLib.sparse import UNKNOWN
@@ -99,6 +100,34 @@ def test_held_out_slices_are_spread_and_reproducible() -> None:
     gaps = np.diff([s.index for s in held])
     assert len(held) == 4 and set(gaps) == {5}
     assert hold_out(slices[:3], 0.2, seed=0) == [] and hold_out(slices, 0.0, seed=0) == []
+
+
+def test_slices_that_the_model_has_learned_do_not_judge_it() -> None:
+    slices = [PlannedSlice("a", "axial", index, float(index), "") for index in range(20)]
+    known = {s.key for s in slices[:12]}
+    held = hold_out(slices, 0.2, 4, known)
+    assert len(held) == 4 and not {s.key for s in held} & known
+    few = {s.key for s in slices[:18]}  # two new ones: both judge, and two old ones besides
+    held = hold_out(slices, 0.2, 4, few)
+    assert len(held) == len({s.key for s in held}) == 4 and {s.key for s in slices[18:]} <= {s.key for s in held}
+
+
+def test_a_second_round_is_judged_on_new_slices(study: Path, model: Model, newborn: Phantom) -> None:
+    annotate(study, newborn.labels, 5)
+    quick = FineTuningSettings(steps=2, rehearsal=0, patch=(32, 32, 32))
+    first = finetune(model, read_annotations(study), quick, device="cpu")
+    version = first.save()
+    assert learned_before(version) == set(first.learned)
+    again = finetune(version, read_annotations(study), quick, device="cpu")
+    assert set(again.held_out) == set(first.held_out)  # the one that it had not learned
+    assert not any("were learned by" in warning for warning in again.adapted.warnings)
+
+
+def test_what_is_rehearsed_must_fit_the_model(tmp_path: Path) -> None:
+    build_cache([], tmp_path, 3.0, phantoms=1)
+    assert [s.name for s in read_rehearsal(tmp_path, 3.0)] == ["phantom00"]
+    with pytest.raises(NeonatalSegError, match=r"arrays at 3 mm; the model works at 0\.8 mm"):
+        read_rehearsal(tmp_path, 0.8)
 
 
 # Bad input
@@ -198,9 +227,9 @@ def test_the_command_makes_a_candidate_that_is_accepted_on_request(
 ) -> None:
     annotate(study, newborn.labels, 6)
     config = tmp_path / "quick.json"
-    config.write_text('{"patch": [32, 32, 32]}', encoding="utf-8")
+    config.write_text('{"patch": [32, 32, 32], "strategy": "medium"}', encoding="utf-8")
     given = ("finetune", study, "--model", model.folder, "--steps", 2, "--no-rehearsal", "--config", config)
-    status, out, errors = command(*given, "--strategy", "medium")
+    status, out, errors = command(*given)
     assert status == 0, errors
     assert "medium:" in out and "candidate" in out and store.current_name() == DEFAULT_MODEL
     status, out, errors = command(*given, "--accept")
@@ -211,5 +240,11 @@ def test_the_command_makes_a_candidate_that_is_accepted_on_request(
 def test_the_command_refuses_in_words(study: Path, tmp_path: Path) -> None:
     status, _, errors = command("finetune", study, "--strategy", "best")
     assert status == 2 and "choose from none, shallow" in errors and "Traceback" not in errors
+    status, _, errors = command("finetune", study, "--steps", 0)
+    assert (status == 2 and "No slice" in errors) or "at least one step" in errors, errors
+    config = tmp_path / "list.json"
+    config.write_text("[1]", encoding="utf-8")
+    status, _, errors = command("finetune", study, "--config", config)
+    assert status == 2 and "Traceback" not in errors
     status, _, errors = command("finetune", tmp_path / "nowhere")
     assert status == 2 and "nowhere" in errors and "Traceback" not in errors

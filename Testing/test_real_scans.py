@@ -9,6 +9,8 @@ import pytest
 import SimpleITK as sitk
 
 from NeonatalSegLib.datasets.bids import find_subjects
+from NeonatalSegLib.experiments.alterations import Alteration, altered
+from NeonatalSegLib.geometry import Grid
 from NeonatalSegLib.inference import Segmenter
 from NeonatalSegLib.metrics import dice_per_class, mean_dice_no_background
 from NeonatalSegLib.scan import load_scan
@@ -27,3 +29,18 @@ def test_accuracy_on_kept_out_newborns(data_folder: Path, inputs: str, floor: fl
             scores.append(mean_dice_no_background(dice_per_class(found, truth)))
     assert len(scores) == len(kept_out) >= 3
     assert np.mean(scores) >= floor
+
+
+@pytest.mark.parametrize("inputs", ["t1+t2", "t2"])
+def test_a_skull_costs_little_on_a_kept_out_newborn(data_folder: Path, inputs: str) -> None:
+    subject = next(s for s in find_subjects(data_folder / "alberts") if s.name == "sub-ALBERT07")
+    segmenter = Segmenter(device="cpu")
+    assert subject.name in segmenter.model.metadata["neonatalseg"]["test_subjects"]
+    scan = load_scan(subject.t1 if "t1" in inputs else None, subject.t2)
+    labels = sitk.ReadImage(str(subject.labels))
+    truth = sitk.GetArrayFromImage(labels)
+    scores = []
+    for shown in (scan, altered(scan, Alteration(head="skull"), seed=0)):
+        found = segmenter.segment(shown, target=Grid.of(labels))
+        scores.append(mean_dice_no_background(dice_per_class(sitk.GetArrayFromImage(found.label_map), truth)))
+    assert scores[1] > scores[0] - 0.03

@@ -50,6 +50,10 @@ def test_a_name_that_is_taken_by_other_weights(parent: Model, tmp_path: Path) ->
         store.import_model(file)
     assert store.import_model(file, "visitor").name == "visitor"
     assert weight(find_model("visitor")) == 0.25
+    renamed = store.import_model(file, rename=True)  # as the panel does
+    assert renamed.name == f"base-ft001-{renamed.hash[:6]}" and weight(renamed) == 0.25
+    assert store.import_model(file, rename=True).folder == renamed.folder
+    store.discard(renamed.name)
     for name in (DEFAULT_MODEL, DEFAULT_MODEL.upper()):
         with pytest.raises(NeonatalSegError, match="other weights"):
             store.import_model(file, name)

@@ -15,6 +15,7 @@ from NeonatalSegLib.datasets.cache import CachedSubject, read_cache
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.models import read_model
 from NeonatalSegLib.network import NetworkSettings
+from NeonatalSegLib.randomisation import RandomisationSettings
 from NeonatalSegLib.training import EpochSampler, PatchDataset, TrainingSettings, read_settings, train
 
 SETTINGS = TrainingSettings(
@@ -117,6 +118,51 @@ def test_a_folder_of_another_run_is_refused(cache: list[CachedSubject], tmp_path
     train(cache, SETTINGS, tmp_path, workers=0, stop_after=1)
     with pytest.raises(NeonatalSegError, match="other settings"):
         train(cache, dataclasses.replace(SETTINGS, seed=1), tmp_path, workers=0)
+
+
+def test_a_folder_of_a_run_on_other_subjects_is_refused(cache: list[CachedSubject], tmp_path: Path) -> None:
+    train(cache, SETTINGS, tmp_path, workers=0, stop_after=1)
+    with pytest.raises(NeonatalSegError, match="other subjects"):
+        train(cache[1:], SETTINGS, tmp_path, workers=0)
+    masks = {"sub-A": np.ones((20, 22, 24), bool)}
+    with pytest.raises(NeonatalSegError, match="other subjects, arrays or slices"):
+        train(cache, SETTINGS, tmp_path, workers=0, known=masks)
+
+
+def test_no_session_of_a_kept_out_newborn_trains(cache: list[CachedSubject], tmp_path: Path) -> None:
+    renamed = [
+        dataclasses.replace(s, name=n) for s, n in zip(cache, ("sub-A", "sub-C_ses-2", "sub-C", "sub-D"), strict=True)
+    ]
+    for s in renamed[1:2]:  # the arrays of sub-B under another name
+        for kind in ("image", "labels"):
+            np.save(s.folder / f"{s.name}_{kind}.npy", np.load(s.folder / f"sub-B_{kind}.npy"))
+    done = train(renamed, SETTINGS, tmp_path / "run", workers=0, stop_after=1)
+    assert [s.name for s in done.subjects] == ["sub-A"]
+
+
+def test_a_run_does_not_start_from_a_model_that_knows_its_test_newborns(
+    cache: list[CachedSubject], tmp_path: Path
+) -> None:
+    model = train(cache, SETTINGS, tmp_path / "first", workers=0).save(tmp_path / "model")  # trained on sub-A and sub-B
+    leaking = dataclasses.replace(SETTINGS, start=str(model.folder), test=("sub-B",))
+    with pytest.raises(NeonatalSegError, match="was trained on sub-B, which this run keeps out"):
+        train(cache, leaking, tmp_path / "second", workers=0)
+    fair = dataclasses.replace(SETTINGS, start=str(model.folder))
+    going_on = train([s for s in cache if s.name != "sub-B"], fair, tmp_path / "third", workers=0)
+    later = going_on.save(tmp_path / "later").metadata["neonatalseg"]
+    assert later["training_subjects"] == ["sub-A", "sub-B"]  # what its ancestor saw, it has seen
+
+
+def test_a_network_without_deep_supervision_trains(cache: list[CachedSubject], tmp_path: Path) -> None:
+    plain = dataclasses.replace(SETTINGS, network=dataclasses.replace(SETTINGS.network, heads=0))
+    done = train(cache, plain, tmp_path, workers=0, stop_after=1)
+    assert done.loss is not None and np.isfinite(done.loss)
+
+
+def test_an_age_head_and_random_sizes_exclude_each_other() -> None:
+    network = dataclasses.replace(SETTINGS.network, age_head=True)
+    with pytest.raises(NeonatalSegError, match="age head cannot learn from a randomisation"):
+        dataclasses.replace(SETTINGS, network=network, randomisation=RandomisationSettings())
 
 
 def test_kept_out_subjects_must_exist_and_some_must_remain(cache: list[CachedSubject], tmp_path: Path) -> None:

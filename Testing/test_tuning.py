@@ -126,7 +126,7 @@ def test_before_and_after_side_by_side_the_mean_last() -> None:
 def test_nothing_kept_and_nothing_trained_are_told_and_leave_the_model() -> None:
     made = finished(model=None)
     view = made.view()
-    assert made.state is State.READY and "Nothing was kept" in view.message
+    assert made.state is State.READY and "Stopped before the first step" in view.message
     assert view.rows[8][1:3] == ("0.550", "0.650") and "last run on its 2 held-out slices" in view.rows_text
     assert not view.accept.enabled
     assert "Nothing was trained" in finished(model=None, strategy="none").view().message
@@ -179,7 +179,9 @@ def test_the_current_model_is_named_in_every_state() -> None:
 def test_an_error_is_told_and_the_next_start_is_possible() -> None:
     made = tuning()
     made.start()
-    made.failed("Too little memory.")
+    made.failed("A drive is gone.")  # another click's; the fine-tuning goes on
+    assert made.state is State.RUNNING and made.view().message == "A drive is gone."
+    made.ended("Too little memory.")
     assert (made.state, made.view().kind, made.view().message) == (State.ERROR, "error", "Too little memory.")
     assert made.view().start.text == "Start" and made.start()
     assert made.view().message == ""

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import slicer
+import vtk
 from small_studies import cut, make_study, prefill
 from test_mrml_annotation import add_slice_view
 
@@ -20,7 +21,7 @@ from scripted_engine import ScriptedEngine
 
 from NeonatalSegLib.annotation import read_annotations
 from NeonatalSegLib.geometry import AXES
-from NeonatalSegLib.mrml.annotation_view import MASK_ID
+from NeonatalSegLib.mrml.annotation_view import MASK_ID, MASK_NAME
 from NeonatalSegLib.mrml.slice_editor import EFFECTS
 from NeonatalSegLib.mrml.volumes import ijk_to_ras
 from NeonatalSegLib.work_clock import WorkClock
@@ -67,6 +68,7 @@ class AnnotateCase(unittest.TestCase):
         self.ui.raterEdit.setText(rater)
         self.ui.raterEdit.editingFinished.emit()
         self.section.choose_folder = lambda title: str(self.study)
+        self.ui.annotateSection.setProperty("collapsed", False)
         self.ui.openButton.click()
         self.section.on_timer()  # the clock learns that the application is active
 
@@ -99,7 +101,7 @@ class WorkTest(AnnotateCase):
         self.assertEqual(self.ui.slicesTable.property("rowCount"), 4)
         self.assertEqual(self.ui.slicesTable.item(0, 0).text(), "▸ in progress")
         self.assertEqual(self.ui.slicesTable.item(2, 1).text(), "coronal")
-        self.assertEqual(self.ui.slicesTable.item(0, 2).toolTip(), "reason 5")
+        self.assertEqual(self.ui.slicesTable.item(0, 2).toolTip(), "sub-01: reason 5")
         self.assertEqual(self.ui.slicesTable.currentRow(), 0)
         self.assertEqual(self.text("studyProgressLabel"), "0 of 4 slices")
         np.testing.assert_array_equal(self.labels(), self.start_of(FIRST))
@@ -137,6 +139,14 @@ class WorkTest(AnnotateCase):
             self.assertFalse(self.editor.property(name), name)
         self.assertIs(self.editor.segmentationNode(), self.section.desk.shown.node)
         self.assertEqual(self.editor.sourceVolumeNode().GetName(), "sub-01_T2w")
+        for name in ("addRemoveSegmentButtonsVisible", "show3DButtonVisible", "maskingSectionVisible"):
+            self.assertFalse(self.editor.property(name), name)
+        self.assertNotIn("Smoothing", self.editor.effectNameOrder(), "it filters in 3D: a slice would be wiped out")
+        (table,) = slicer.util.findChildren(self.editor, name="SegmentsTableView")
+        names = [table.item(row).text() for row in range(int(table.property("count")))]
+        self.assertIn("White matter", names)
+        self.assertNotIn(MASK_NAME, names)
+        self.assertFalse(table.eyes)
         node = self.editor.mrmlSegmentEditorNode()
         self.assertEqual(node.GetMaskSegmentID(), MASK_ID)
         node.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedEverywhere)  # a user tries
@@ -174,6 +184,93 @@ class WorkTest(AnnotateCase):
         self.ui.withinSelector.setCurrentIndex(self.ui.withinSelector.findData("deep_gm"))
         self.stroke("hippocampus")
         np.testing.assert_array_equal(self.labels(), np.where(before == 7, 9, before))
+
+    def test_smooth_takes_a_single_voxel_away_and_can_be_undone(self) -> None:
+        self.open()
+        self.ui.prefillSelector.setCurrentIndex(2)
+        self.ui.fillButton.click()
+        self.stroke("wm")
+        self.section.desk.shown.show("axial", 5, np.where(np.indices(self.labels().shape).sum(0) == 9, 9, 3))
+        self.section.desk.shown.allow()
+        rough = self.labels()
+        self.ui.smoothButton.click()
+        smooth = self.labels()
+        self.assertLess(int((smooth == 9).sum()), int((rough == 9).sum()))
+        self.assertGreater(int((smooth == 3).sum()), int((rough == 3).sum()))
+        self.editor.undo()
+        np.testing.assert_array_equal(self.labels(), rough)
+
+    def test_a_tissue_that_was_removed_is_told_and_nothing_is_saved(self) -> None:
+        self.open()
+        self.section.desk.shown.node.GetSegmentation().RemoveSegment("wm")
+        self.ui.doneButton.click()
+        self.assertEqual(self.states()[0], "in progress")
+        self.assertIn("was removed", self.text("annotateMessageLabel"))
+
+    def add_foreign_segment(self) -> None:
+        """As the editor's Add button or "Split islands" would."""
+        shown = self.section.desk.shown
+        copy = slicer.vtkSegment()
+        copy.DeepCopy(shown.node.GetSegmentation().GetSegment("wm"))
+        copy.SetName("Segment_1")
+        shown.node.GetSegmentation().AddSegment(copy, "foreign")
+
+    def test_what_cannot_be_kept_is_not_lost_without_a_question(self) -> None:
+        self.open()
+        self.stroke("wm")
+        self.add_foreign_segment()
+        asked: list[str] = []
+        self.section.confirm = lambda text: bool(asked.append(text))  # the user says no
+        leaving = (self.ui.nextButton, self.ui.skipButton, self.ui.flagButton, self.ui.closeButton)
+        for number, button in enumerate(leaving, 1):
+            button.click()
+            self.assertEqual(len(asked), number)
+            self.assertIn("Segment_1", asked[-1])
+            self.assertEqual(self.panel.key, FIRST)
+            self.assertIn("Segment_1", self.text("annotateMessageLabel"))
+        self.ui.slicesTable.selectRow(2)
+        self.assertEqual((self.panel.key, self.ui.slicesTable.currentRow()), (FIRST, 0))
+        self.section.desk.shown.node.GetSegmentation().RemoveSegment("foreign")
+        self.ui.nextButton.click()  # now it can be kept
+        self.assertEqual((len(asked), self.panel.key), (5, SECOND))
+        self.ui.previousButton.click()
+        self.assertTrue((self.labels() == 3).all())
+
+    def test_the_user_may_leave_what_cannot_be_kept(self) -> None:
+        self.open()
+        self.stroke("wm")
+        self.add_foreign_segment()
+        self.section.confirm = lambda text: True
+        self.ui.nextButton.click()
+        self.assertEqual(self.panel.key, SECOND)
+
+    def test_an_unfinished_slice_is_kept_every_half_minute(self) -> None:
+        self.open()
+        self.stroke("wm")
+        self.section.on_timer()
+        self.assertFalse(self.panel.item.saved)
+        self.section._kept_at -= 31  # seconds
+        self.section.on_timer()
+        self.assertTrue(self.panel.item.saved)
+        self.assertTrue((self.panel.project.label_plane(FIRST) == 3).all())
+
+    def test_the_whole_scan_is_in_view_and_a_click_returns_to_the_slice(self) -> None:
+        self.open()
+        view = self.views["axial"]
+        bounds = [0.0] * 6
+        self.section.desk.shown.reference.GetRASBounds(bounds)
+        to_view = vtk.vtkMatrix4x4()
+        vtk.vtkMatrix4x4.Invert(view.GetSliceToRAS(), to_view)
+        width, height = view.GetFieldOfView()[:2]
+        for number in range(8):
+            corner = [bounds[2 * axis + (number >> axis & 1)] for axis in range(3)]
+            x, y, _, _ = to_view.MultiplyPoint([*corner, 1.0])
+            self.assertLessEqual(abs(x), width / 2)
+            self.assertLessEqual(abs(y), height / 2)
+        offset = view.GetSliceOffset()
+        view.SetSliceOffset(offset + 5)
+        self.ui.slicesTable.cellClicked.emit(0, 0)
+        self.assertAlmostEqual(view.GetSliceOffset(), offset, places=3)
 
     def test_previous_reopen_and_locked_slices(self) -> None:
         self.open()
@@ -311,6 +408,25 @@ class KeyTest(AnnotateCase):
         for name in ("done", "skip", "flag", "next"):
             keys = self.section.shortcuts[name].key.toString()
             self.assertIn(f"Key: {keys}", getattr(self.ui, f"{name}Button").property("toolTip"))
+
+    def test_a_key_held_down_completes_one_slice(self) -> None:
+        self.open()
+        self.assertFalse(any(shortcut.autoRepeat for shortcut in self.section.shortcuts.values()))
+
+    def test_no_keys_while_the_section_is_folded(self) -> None:
+        self.open()
+        self.ui.annotateSection.setProperty("collapsed", True)
+        self.assertFalse(any(shortcut.isEnabled() for shortcut in self.section.shortcuts.values()))
+        self.ui.annotateSection.setProperty("collapsed", False)
+        self.assertTrue(self.section.shortcuts["done"].isEnabled())
+
+    def test_the_opacity_key_goes_round(self) -> None:
+        self.open()
+        seen = []
+        for _ in range(4):
+            self.press("opacity")
+            seen.append(round(float(self.ui.fillSlider.property("value")), 2))
+        self.assertEqual(seen, [0.75, 1.0, 0.25, 0.5])
 
     def test_no_keys_outside_the_module(self) -> None:
         self.open()

@@ -86,7 +86,10 @@ def write(folder: Path, figures: dict[str, dict[str, object]], text: str) -> Non
     metadata["neonatalseg"]["figures"] = figures
     file.write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
     card = folder / "docs" / "README.md"
-    before, rest = card.read_text(encoding="utf-8").split(MARKS[0])
+    old = card.read_text(encoding="utf-8")
+    if MARKS[0] not in old:
+        old = f"{old.rstrip()}\n\n## Figures\n\n{MARKS[0]}\n{MARKS[1]}\n"
+    before, rest = old.split(MARKS[0])
     after = rest.split(MARKS[1])[1]
     card.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}", encoding="utf-8")
 

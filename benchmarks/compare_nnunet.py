@@ -65,6 +65,7 @@ from benchmarks.nnunet_peer import (
 )
 from NeonatalSegLib.datasets.bids import Subject, find_subjects, read_table
 from NeonatalSegLib.datasets.cache import read_labels
+from NeonatalSegLib.datasets.templates import PREFIX
 from NeonatalSegLib.durable import write_file
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.evaluation import markdown_table
@@ -93,7 +94,7 @@ def split_subjects(model: Model, data: Path) -> tuple[list[Subject], list[Subjec
     test = {str(name).split("_")[0] for name in facts.get("test_subjects", ())}
     parts = []
     for key in ("training_subjects", "validation_subjects"):
-        names = [str(n) for n in facts.get(key, ()) if not str(n).startswith("phantom")]
+        names = [str(n) for n in facts.get(key, ()) if not str(n).startswith(("phantom", PREFIX))]
         if both := sorted(n for n in names if n.split("_")[0] in test):
             raise NeonatalSegError(
                 f"{both[0]} is among the {key} of the model {model.name} and among its test subjects: nothing that is "
@@ -263,6 +264,8 @@ def write_tables(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], wo
         [alteration, contrast, *(f"{np.mean(cell[m]):.3f}" for m in models), str(len(cell[models[0]]))]
         for (alteration, contrast), cell in cells.items()
     ]
+    means = [f"{np.mean([np.mean(cell[m]) for cell in cells.values() if m in cell]):.3f}" for m in models]
+    lines.append(["mean of these cells", "", *means, ""])
     text = f"""# nnU-Net beside NeonatalSeg
 
 Mean DSC over the eight tissues, mean over the kept-out newborns; one training each. nnU-Net {facts["nnunetv2"]},

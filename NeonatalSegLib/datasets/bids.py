@@ -96,13 +96,19 @@ def _ages(root: Path) -> dict[str, float]:
             who = prefixed("sub", row.get("participant_id") or table.name.split("_")[0])
             if session := row.get("session_id"):
                 who += f"_{prefixed('ses', session)}"
-            for column in AGE_COLUMNS:
-                try:
-                    ages[who] = float(row.get(column) or "")
-                    break
-                except ValueError:
-                    continue
+            age = _age(row)
+            if age is not None and ages.setdefault(who, age) != age:
+                raise NeonatalSegError(f"{who} has two ages in the tables of {root}: {ages[who]:g} and {age:g} weeks.")
     return ages
+
+
+def _age(row: dict[str, str]) -> float | None:
+    for column in AGE_COLUMNS:
+        try:
+            return float(row.get(column) or "")
+        except ValueError:
+            continue
+    return None
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

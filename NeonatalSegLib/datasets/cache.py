@@ -1,11 +1,13 @@
 """Prepared arrays on disk: built once with SimpleITK, read anywhere with numpy alone.
 
 A cache is a folder with ``cache.json`` and, for every subject, ``<name>_image.npy`` ((2, z, y, x) float16, z-scored,
-T1 and T2, absent = 0) and ``<name>_labels.npy`` ((z, y, x) uint8). Carry it to a machine with a GPU as it is.
+T1 and T2, absent = 0), ``<name>_labels.npy`` ((z, y, x) uint8) and ``<name>_inside.npy`` ((z, y, x) bool, the head).
+Carry it to a machine with a GPU as it is. A subject whose files or age have changed is prepared again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -26,12 +28,18 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class CachedSubject:
-    """One subject's prepared arrays, memory-mapped when asked for; ``merged`` as in ``bids.Subject``."""
+    """One subject's prepared arrays, memory-mapped when asked for.
+
+    Attributes:
+        merged: as in ``bids.Subject``.
+        digest: SHA-256 of the arrays; empty in caches of older versions.
+    """
 
     name: str
     folder: Path
     age_weeks: float | None
     merged: tuple[tuple[int, ...], ...] = ()
+    digest: str = ""
 
     def image(self) -> np.ndarray:
         """(2, z, y, x) float16 on the network's grid."""
@@ -41,11 +49,19 @@ class CachedSubject:
         """(z, y, x) uint8, 0-9."""
         return np.load(self.folder / f"{self.name}_labels.npy", mmap_mode="r")
 
+    def inside(self) -> np.ndarray | None:
+        """(z, y, x) bool, the head; None in caches of older versions."""
+        file = self.folder / f"{self.name}_inside.npy"
+        return np.load(file, mmap_mode="r") if file.is_file() else None
+
 
 def build_cache(
     subjects: Sequence[Subject], folder: str | Path, spacing_mm: float, *, phantoms: int = 0, seed: int = 0
 ) -> list[CachedSubject]:
-    """Prepare every subject that is not in the cache yet; ``phantoms`` synthetic newborns are added.
+    """Prepare every subject that the cache does not hold as it is now; ``phantoms`` synthetic newborns are added.
+
+    Returns:
+        These subjects, sorted by name, and not what else the cache holds.
 
     Raises:
         NeonatalSegError: the folder holds a cache of another spacing, a subject has no labels, its labels lie on
@@ -62,15 +78,19 @@ def build_cache(
                 f"{folder} holds arrays at {index['spacing_mm']} mm, {spacing_mm} mm are wanted: choose another folder."
             )
     for subject in subjects:
-        if subject.name not in index["subjects"]:
-            arrays = _prepare_subject(subject, spacing_mm)
-            _add(folder, index, subject.name, subject.age_weeks, *arrays, subject.merged)
-    for number in range(phantoms):
-        name = f"phantom{number:02d}"
-        if name not in index["subjects"]:
+        facts: dict[str, Any] = {"age_weeks": subject.age_weeks, "source": _source(subject)}
+        if subject.merged:
+            facts["merged"] = [list(group) for group in subject.merged]
+        if not _holds(index, subject.name, facts):
+            _add(folder, index, subject.name, facts, *_prepare_subject(subject, spacing_mm))
+    drawn = [f"phantom{number:02d}" for number in range(phantoms)]
+    for number, name in enumerate(drawn):
+        facts = {"source": {"seed": seed + number}}
+        if not _holds(index, name, facts):
             age, image, labels = prepare_phantom(seed + number, spacing_mm)
-            _add(folder, index, name, age, image, labels)
-    return read_cache(folder)
+            _add(folder, index, name, {"age_weeks": age, **facts}, image, labels, None)
+    wanted = {s.name for s in subjects} | set(drawn)
+    return [s for s in read_cache(folder) if s.name in wanted]
 
 
 def read_cache(folder: str | Path) -> list[CachedSubject]:
@@ -78,9 +98,16 @@ def read_cache(folder: str | Path) -> list[CachedSubject]:
     folder = Path(folder)
     index = _read_index(folder)
     return [
-        CachedSubject(name, folder, entry["age_weeks"], tuple(tuple(group) for group in entry.get("merged", ())))
+        CachedSubject(
+            name, folder, entry["age_weeks"], tuple(tuple(g) for g in entry.get("merged", ())), entry.get("sha256", "")
+        )
         for name, entry in sorted(index["subjects"].items())
     ]
+
+
+def cache_spacing(folder: str | Path) -> float:
+    """Edge of the voxels of a cache's arrays in mm; NeonatalSegError as :func:`read_cache`."""
+    return float(_read_index(Path(folder))["spacing_mm"])
 
 
 def _read_index(folder: Path) -> dict:
@@ -95,24 +122,50 @@ def _read_index(folder: Path) -> dict:
     return index
 
 
+def data_digest(subjects: Sequence[CachedSubject]) -> str:
+    """SHA-256 of who is in the data, how old, and of all arrays: results of two different data sets never mix."""
+    facts = [[s.name, s.age_weeks, s.digest] for s in sorted(subjects, key=lambda s: s.name)]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _source(subject: Subject) -> dict[str, list[Any]]:
+    """Name, size and time of change of the subject's files."""
+    files = {"t1": subject.t1, "t2": subject.t2, "labels": subject.labels}
+    return {
+        key: [file.name, file.stat().st_size, file.stat().st_mtime_ns]
+        for key, file in files.items()
+        if file is not None and file.exists()
+    }
+
+
+def _holds(index: dict[str, Any], name: str, facts: dict[str, Any]) -> bool:
+    entry = index["subjects"].get(name)
+    return entry is not None and all(entry.get(key) == value for key, value in facts.items())
+
+
 def _add(
     folder: Path,
-    index: dict,
+    index: dict[str, Any],
     name: str,
-    age: float | None,
+    facts: dict[str, Any],
     image: np.ndarray,
     labels: np.ndarray,
-    merged: Sequence[Sequence[int]] = (),
+    inside: np.ndarray | None,
 ) -> None:
-    np.save(folder / f"{name}_image.npy", image.astype(np.float16))
-    np.save(folder / f"{name}_labels.npy", labels)
-    index["subjects"][name] = {"age_weeks": age} | ({"merged": merged} if merged else {})
+    arrays = {"image": image.astype(np.float16), "labels": labels}
+    if inside is not None:
+        arrays["inside"] = inside
+    digest = hashlib.sha256()
+    for key, array in arrays.items():
+        np.save(folder / f"{name}_{key}.npy", array)
+        digest.update(array.tobytes())
+    index["subjects"][name] = {**facts, "sha256": digest.hexdigest()}
     part = folder / "cache.json.part"
     part.write_text(json.dumps(index, indent=1), encoding="utf-8")
     os.replace(part, folder / "cache.json")
 
 
-def _prepare_subject(subject: Subject, spacing_mm: float) -> tuple[np.ndarray, np.ndarray]:
+def _prepare_subject(subject: Subject, spacing_mm: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     from NeonatalSegLib.preprocessing import labels_on, prepare
     from NeonatalSegLib.scan import load_scan
 
@@ -124,7 +177,7 @@ def _prepare_subject(subject: Subject, spacing_mm: float) -> tuple[np.ndarray, n
         raise NeonatalSegError(
             f"The label map {subject.labels} does not lie on the grid of its scan: resample it first."
         )
-    return prepared.array, labels_on(prepared.grid, labels)
+    return prepared.array, labels_on(prepared.grid, labels), prepared.inside
 
 
 def read_labels(path: str | Path):  # type: ignore[no-untyped-def]  # a SimpleITK image; SimpleITK is imported late

@@ -74,6 +74,25 @@ def find_complete(root: str | Path) -> FoundData:
     return _sorted_out(root, find_subjects(root))
 
 
+def find_labelled(root: str | Path) -> FoundData:
+    """Subjects to train on, in a dHCP release or any other BIDS folder: a T1 or a T2 with labels, whatever the age.
+
+    Raises:
+        NeonatalSegError: as :func:`read_release` and ``bids.find_subjects``, or nothing usable.
+    """
+    root = Path(root)
+    found = (
+        read_release(root, complete=False)
+        if is_release(root)
+        else _sorted_out(root, find_subjects(root), complete=False)
+    )
+    usable = tuple(s for s in found.subjects if s.labels is not None)
+    others = [*found.incomplete, *(Incomplete(s.name, ("no labels",)) for s in found.subjects if s.labels is None)]
+    if not usable:
+        raise NeonatalSegError(f"No scan below {root} has a label map (*_dseg): there is nothing to train on.")
+    return FoundData(found.root, usable, tuple(sorted(others, key=lambda one: one.name)))
+
+
 def find_scans(root: str | Path) -> FoundData:
     """Subjects with a T1 or a T2, to segment or annotate, in a dHCP release or any other BIDS folder.
 

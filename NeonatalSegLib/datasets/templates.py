@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from NeonatalSegLib.datasets.bids import Subject
 from NeonatalSegLib.errors import NeonatalSegError
+
+if TYPE_CHECKING:  # it leads to SimpleITK, which a machine that only trains may not have
+    from NeonatalSegLib.datasets.bids import Subject
 
 # Cerebellum and brainstem are one class (6), deep grey matter and hippocampus another (7).
 MERGED = ((6, 8), (7, 9))
@@ -22,6 +25,8 @@ def find_templates(folder: str | Path, ages_weeks: Sequence[int]) -> list[Subjec
     Raises:
         NeonatalSegError: no age is given, or a file of one is missing.
     """
+    from NeonatalSegLib.datasets.bids import Subject
+
     if not ages_weeks:
         raise NeonatalSegError("No age of a template is given: name some, such as 28,36,44.")
     folder, found = Path(folder), []

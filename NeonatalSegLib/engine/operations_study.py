@@ -22,6 +22,7 @@ def plan(job: Job, models: WarmModels) -> dict[str, Any]:
     needed), ``warnings``.
     """
     from NeonatalSegLib.budget import BudgetSettings
+    from NeonatalSegLib.models import current_model
     from NeonatalSegLib.study import check_folder, check_scans, needs_model, scan_of_json, start_study
 
     study = job.fields.get("study")
@@ -32,15 +33,17 @@ def plan(job: Job, models: WarmModels) -> dict[str, Any]:
     scans = [scan_of_json(entry) for entry in job.fields.get("scans") or []]
     check_folder(Path(study))  # before the model is loaded
     check_scans(scans)
-    segmenter = None
+    segmenter, warnings = None, []
     if needs_model(settings, prefill):
         job.progress("load model", 0.0)
         segmenter, _ = models.get(job.fields.get("model"), job.fields.get("device") or "auto")
+        if not job.fields.get("model"):
+            warnings = current_model()[1]  # such as: the accepted model is gone
     started = start_study(study, scans, settings, segmenter=segmenter, prefill=prefill, progress=job.progress)
     return {
         "study": str(started.folder),
         "slices": len(started.plan.slices),
         "model_name": started.model_name,
         "model_hash": started.model_hash,
-        "warnings": list(started.warnings),
+        "warnings": [*warnings, *started.warnings],
     }

@@ -43,10 +43,10 @@ def finetune(job: Job, models: WarmModels) -> dict[str, Any]:
     name; null for the strategy none, which makes nothing), ``folder``, ``history`` ([step, loss, DSC or null]),
     ``warnings``. A run that was stopped early ends with the best so far, as a result; a cancelled one leaves nothing.
     """
-    from NeonatalSegLib.adaptation import FineTuningSettings
     from NeonatalSegLib.annotated import read_annotations
     from NeonatalSegLib.finetuning import finetune as run
     from NeonatalSegLib.finetuning import read_rehearsal
+    from NeonatalSegLib.finetuning_settings import FineTuningSettings
     from NeonatalSegLib.models import default_model_name, find_model
 
     fields = job.fields
@@ -62,7 +62,7 @@ def finetune(job: Job, models: WarmModels) -> dict[str, Any]:
         model,
         annotated,
         settings,
-        rehearsal=read_rehearsal(fields["rehearsal"]) if fields.get("rehearsal") else None,
+        rehearsal=read_rehearsal(fields["rehearsal"], model.spacing_mm) if fields.get("rehearsal") else None,
         device=fields.get("device") or "auto",
         report=report,
         should_stop=lambda: job.stop_asked,

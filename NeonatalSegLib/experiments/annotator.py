@@ -116,8 +116,9 @@ def one_run(
     rehearsal: str | None,
 ) -> dict[str, Any]:
     """Plan, reveal, fine-tune, test: one point of the curves."""
-    from NeonatalSegLib.adaptation import FineTuningSettings, adapt
+    from NeonatalSegLib.adaptation import adapt
     from NeonatalSegLib.finetuning import fully_labelled
+    from NeonatalSegLib.finetuning_settings import FineTuningSettings
     from NeonatalSegLib.inference import choose_device
     from NeonatalSegLib.models import find_model
 

@@ -55,8 +55,13 @@ def run_annotator(
             found = [(domains.with_changed_contrast(scan, n), truth) for n, (scan, truth) in enumerate(found)]
         return found
 
-    scans = domains.prepare_domain(out / "domain", pairs, segmenter)
-    kept = domains.prepare_domain(out / "source", lambda: domains.read_labelled(source, source_subjects), segmenter)
+    wanted = f"templates of {ages_weeks} weeks" if templates else f"subjects {list(subjects) or 'all'}"
+    wanted += " with changed contrast" if change_contrast else ""
+    scans = domains.prepare_domain(out / "domain", pairs, segmenter, wanted)
+    kept = domains.prepare_domain(
+        out / "source", lambda: domains.read_labelled(source, source_subjects), segmenter,
+        f"subjects {list(source_subjects) or 'all'}",
+    )  # fmt: skip
     if len(scans) < settings.annotated + settings.tested:
         raise NeonatalSegError(
             f"{len(scans)} scans are too few: {settings.annotated} are to be annotated and {settings.tested} others "
@@ -77,7 +82,7 @@ def run_annotator(
     name = f"annotator_{what.replace(' ', '_')}"
     title = f"Simulated annotator, {what}"
     command = f"neonatalseg experiment annotator {options}"
-    return write_annotator_report(name, title, results, settings, out / "report", command)
+    return write_annotator_report(name, title, results, settings, segmenter.model, out / "report", command)
 
 
 def read_settings(config: Path | None, merged: tuple[tuple[int, ...], ...]) -> AnnotatorSettings:

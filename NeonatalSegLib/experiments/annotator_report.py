@@ -10,13 +10,20 @@ import numpy as np
 
 from NeonatalSegLib.experiments.annotator import AnnotatorSettings, mean_of
 from NeonatalSegLib.experiments.tables import Spread, Table
+from NeonatalSegLib.models import Model
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 Results = Mapping[str, Mapping[str, Any]]  # of annotator.simulate
 
 
 def write_annotator_report(
-    name: str, title: str, results: Results, settings: AnnotatorSettings, out: Path, command: str
+    name: str,
+    title: str,
+    results: Results,
+    settings: AnnotatorSettings,
+    model: Model,
+    out: Path,
+    command: str,
 ) -> list[Path]:
     """``<name>.md``, ``<name>.tsv``, ``<name>_tissues.tsv`` and ``<name>.png`` in ``out``."""
     out.mkdir(parents=True, exist_ok=True)
@@ -35,7 +42,7 @@ def write_annotator_report(
                 table.markdown(),
                 tissues.markdown(),
                 f"![DSC against number of slices]({files[3].name})",
-                _accounts(results, settings),
+                _accounts(results, settings, model),
             ]
         )
         + "\n",
@@ -131,15 +138,19 @@ def draw(title: str, curves: Mapping[tuple[str, str, float], Mapping[str, list[f
     pyplot.close(figure)
 
 
-def _accounts(results: Results, settings: AnnotatorSettings) -> str:
+def _accounts(results: Results, settings: AnnotatorSettings, model: Model) -> str:
     seeds = sorted({key.rsplit("-s", 1)[1] for key in results})
     slowest = max(float(result["seconds"]) for result in results.values())
     warnings = sorted({text for result in results.values() for text in result["warnings"]})
     seeds_text = ", ".join(seeds)
     drawn = f"annotated ({settings.annotated}) and which others are tested ({settings.tested})"
+    scratch = any(key.startswith("scratch-") for key in results)
     lines = (
+        f"Model: {model.name}, SHA-256 of its weights {model.hash[:12]}...",
+        "Slices are planned, revealed and learned by the functions behind the panel, on arrays of the network's grid.",
+        "The study's folder and the model store are not in the loop.",
         f"Seeds: {seeds_text}; each draws which scans are {drawn}, the slices and the patches.",
-        "The plot leaves out scratch, which lies far below.",
+        *(["The plot leaves out scratch, which lies far below."] if scratch else []),
         "Mean ± standard deviation over seeds; of a run, the mean over its tested scans.",
         f"Slices: {settings.axis} axes; a fifth of them chooses the mix of old and new weights, unlearned.",
         "Mix: share of the new weights. Change on the source: scans of the model's own domain that no training saw.",

@@ -33,7 +33,7 @@ from NeonatalSegLib.experiments.tables import (
 )
 from NeonatalSegLib.strategies import STRATEGIES
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
-from NeonatalSegLib.training import TrainingSettings
+from NeonatalSegLib.training_settings import TrainingSettings
 
 Jobs = Mapping[str, Mapping[str, Any]]
 Execute = Callable[[Jobs], dict[str, dict[str, Any]]]
@@ -43,7 +43,8 @@ BUDGET_NOTE = (
     "The paper compares 60 epochs over three times the scans with 20 epochs of its base line, so that its sparse "
     "conditions differ from the base line in how the labels lie and in how long was trained. Here the base line has "
     "as many labelled slices in both of its rows: once with fewer iterations, as the paper's, and once with as many "
-    "iterations as the sparse conditions. The second row is the fair comparison."
+    "iterations as the sparse conditions. The second row is the fair comparison. As many, as nearly as a share of each "
+    "axis allows: the axes differ in length, and the table of runs counts what was labelled."
 )
 
 
@@ -152,7 +153,8 @@ def budget(subjects: Sequence[Aged], settings: ExperimentSettings, runs: int, ex
             )
         drawn = names[:many]
         for axis in ("random", *AXES):
-            slices = {"axis": axis, "percent": design.percent, "selection": design.selection, "seed": run}
+            slices = {"axis": axis, "percent": design.percent, "selection": design.selection}
+            slices["seed"] = settings.training.seed + run
             condition = f"budget-{axis}"
             jobs[f"{condition}-run{run}"] = _job(condition, run, settings.training, drawn, held_out, slices=slices)
         for condition, training in (("budget-full", shorter), ("budget-full-iterations", settings.training)):

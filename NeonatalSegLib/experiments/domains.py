@@ -89,15 +89,21 @@ def with_changed_contrast(scan: Scan, seed: int) -> Scan:
 
 
 def prepare_domain(
-    folder: Path, pairs: Callable[[], Sequence[tuple[Scan, sitk.Image]]], segmenter: Segmenter
+    folder: Path, pairs: Callable[[], Sequence[tuple[Scan, sitk.Image]]], segmenter: Segmenter, wanted: str
 ) -> list[DomainScan]:
-    """Prepare and predict what is not in ``folder`` yet; read the rest. The folder belongs to one model."""
+    """Prepare and predict what is not in ``folder`` yet; read the rest.
+
+    The folder belongs to one model and one choice of scans, which ``wanted`` says in words.
+    """
     index = folder / "domain.json"
-    claim = {"model": segmenter.model.name, "sha256": segmenter.model.hash}
+    claim = {"model": segmenter.model.name, "sha256": segmenter.model.hash, "wanted": wanted}
     if index.is_file():
         known = json.loads(index.read_text(encoding="utf-8"))
         if {key: known.get(key) for key in claim} != claim:
-            raise NeonatalSegError(f"{folder} was prepared with the model {known.get('model')}: choose a new folder.")
+            raise NeonatalSegError(
+                f"{folder} was prepared with the model {known.get('model')} and {known.get('wanted')}: "
+                "choose a new folder."
+            )
         return [read_domain_scan(folder, name) for name in known["scans"]]
     folder.mkdir(parents=True, exist_ok=True)
     names = []

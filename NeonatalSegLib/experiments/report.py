@@ -45,7 +45,7 @@ def run_experiment(
         NeonatalSegError: data that cannot be used, too few subjects for the design, a folder of another
             configuration, or failed runs.
     """
-    from NeonatalSegLib.datasets.cache import build_cache, read_cache
+    from NeonatalSegLib.datasets.cache import build_cache, data_digest, read_cache
 
     if runs < 1:
         raise NeonatalSegError(f"{runs} runs are too few: give 1 or more.")
@@ -58,9 +58,9 @@ def run_experiment(
         complete = find_complete(data)
         tell(complete.summary(limit=20))
         found = list(complete.subjects)
-        names = {s.name for s in found}
-        subjects = [s for s in build_cache(found, folder, settings.training.network.spacing_mm) if s.name in names]
+        subjects = build_cache(found, folder, settings.training.network.spacing_mm)
     config = {k: v for k, v in settings.to_json().items() if k not in ("notes", "loader_workers")}
+    config["data"] = data_digest(subjects)
     execute = partial(
         run_jobs,
         partial(trial, cache=folder.resolve(), loader_workers=settings.loader_workers),
@@ -75,11 +75,12 @@ def run_experiment(
 
 
 def write_report(name: str, report: Report, settings: ExperimentSettings, out: Path, command: str = "") -> list[Path]:
-    """``<name>.md``, ``<name>.png``, ``<name>-<table>.tsv`` and ``<name>-subjects.tsv``."""
+    """``<name>.md``, ``<name>.png``, ``<name>-<table>.tsv``, ``<name>-subjects.tsv`` and ``<name>-splits.tsv``."""
     files = []
     for ending, table in report.tables.items():
         files.append(_write(out / f"{name}-{ending}.tsv", table.tsv()))
     files.append(_write(out / f"{name}-subjects.tsv", _subjects(report)))
+    files.append(_write(out / f"{name}-splits.tsv", _splits(report)))
     draw(report.panels, report.title, out / f"{name}.png")
     page = _write(out / f"{name}.md", _page(name, report, settings, command))
     return [page, out / f"{name}.png", *files]
@@ -96,8 +97,11 @@ def _page(name: str, report: Report, settings: ExperimentSettings, command: str)
     parts.append(f"![{report.title}]({name}.png)")
     parts.append("Small dots: runs; large dots and bars: mean and standard deviation over runs.")
     parts += ["## Runs", report.tables["training"].markdown(), _summary(report)]
-    files = ", ".join(f"`{name}-{ending}.tsv`" for ending in [*report.tables, "subjects"])
-    parts.append(f"As tables to compute with: {files} (the last one: every class of every judged newborn).")
+    files = ", ".join(f"`{name}-{ending}.tsv`" for ending in [*report.tables, "subjects", "splits"])
+    parts.append(
+        f"As tables to compute with: {files} (the last two: every class of every judged newborn; who trained and who "
+        "was judged in every run)."
+    )
     return "\n\n".join(parts) + "\n"
 
 
@@ -133,6 +137,15 @@ def _subjects(report: Report) -> str:
             cells = ["n/a" if v is None else f"{v:.6g}" for v in figures]
             table.writerow([r["condition"], r["run"], r["seed"], s["set"], s["name"], *cells])
     return text.getvalue()
+
+
+def _splits(report: Report) -> str:
+    """One row for every newborn of every run, with its side: train, or where it was judged."""
+    rows = [["condition", "run", "side", "subject"]]
+    for r in report.results:
+        sides = [("train", name) for name in r.get("trained_on", ())] + [(s["set"], s["name"]) for s in r["subjects"]]
+        rows += [[r["condition"], str(r["run"]), side, name] for side, name in sides]
+    return "".join("\t".join(row) + "\n" for row in rows)
 
 
 def _write(path: Path, text: str) -> Path:

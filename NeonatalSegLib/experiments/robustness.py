@@ -23,6 +23,7 @@ from NeonatalSegLib.experiments import alterations
 from NeonatalSegLib.experiments.alterations import FACTORS, Alteration, altered, one_at_a_time, scaled
 from NeonatalSegLib.experiments.robustness_report import read_earlier, write_report
 from NeonatalSegLib.experiments.runs import run_jobs
+from NeonatalSegLib.inference import METHOD
 from NeonatalSegLib.models import Model, find_model, sha256
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def run_robustness(
         raise NeonatalSegError("There is nothing to evaluate: give --data, --templates or both.")
     config = {
         "model": found.name, "sha256": found.hash, "design": design, "seed": seed, "alterations": alterations.FORMAT,
+        "method": METHOD,
     }  # fmt: skip
     earlier = read_earlier(before, config) if before else None
     results = run_jobs(

@@ -17,6 +17,7 @@ from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.experiments import alterations as a
 from NeonatalSegLib.experiments.alterations import FACTORS, Alteration, one_at_a_time
 from NeonatalSegLib.experiments.tables import Table, dsc_no_background
+from NeonatalSegLib.inference import METHOD
 from NeonatalSegLib.models import Model
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
@@ -47,6 +48,7 @@ class Earlier:
 
     model: str
     dsc: Mapping[tuple[str, str, str], float]
+    method: int
 
     def of(self, row: Row) -> float:
         """The figure of the same cell and subject; NaN where it was not evaluated."""
@@ -79,7 +81,7 @@ def read_earlier(folder: Path, config: Mapping[str, Any]) -> Earlier:
                 f"The figures in {folder} cannot be compared: its {key} is {found.get(key)}, here {config[key]}. "
                 "Evaluate the earlier model again with the same one."
             )
-    return Earlier(str(found.get("model")), dsc)
+    return Earlier(str(found.get("model")), dsc, int(found.get("method", 1)))
 
 
 def write_report(
@@ -93,7 +95,14 @@ def write_report(
     draw(now, then, model.name, earlier.model if earlier else "", picture)
     parts = [f"# Robustness of {model.name}", "Made by this command:", f"    {command}", *_results(rows, now, then)]
     if earlier:
-        parts += [f"Before: the model {earlier.model} on the same altered scans.", _changes(now, then)]
+        other = (
+            ""
+            if earlier.method == METHOD
+            else (
+                f", by an earlier way from scan to label map (method {earlier.method}, now {METHOD}: see inference.py)"
+            )
+        )
+        parts += [f"Before: the model {earlier.model} on the same altered scans{other}.", _changes(now, then)]
     parts += [f"![Mean DSC of every cell]({picture.name})", "## How to read it", _notes(rows, model)]
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8", newline="\n")
     return [page, table, picture]

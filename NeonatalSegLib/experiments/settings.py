@@ -21,7 +21,7 @@ from NeonatalSegLib.datasets.splits import (
 )
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.network import PRESETS
-from NeonatalSegLib.training import TrainingSettings
+from NeonatalSegLib.training_settings import TrainingSettings
 
 
 @dataclass(frozen=True)

@@ -151,6 +151,7 @@ def accounts(results: Sequence[Result], conditions: Mapping[str, str]) -> Table:
             Spread.of([r["seconds"] for r in runs], 0),
             Spread.of([_number(r["patches_per_second"]) for r in runs], 2),
             Spread.of([100 * _number(r["loader_share"]) for r in runs], 0),
+            Spread.of([_number(r.get("loss")) for r in runs], 2),
         ]
         seeds = ", ".join(str(r["seed"]) for r in sorted(runs, key=lambda r: r["run"]))
         rows.append((text, seeds, *spreads))
@@ -164,6 +165,7 @@ def accounts(results: Sequence[Result], conditions: Mapping[str, str]) -> Table:
         "Seconds of training",
         "Patches/s",
         "Waiting for patches (%)",
+        "Loss of the last epoch",
     )
     return Table("What was trained, mean ± SD over runs", columns, tuple(rows))
 

@@ -52,7 +52,7 @@ def trial(job: dict[str, Any], folder: Path, cache: str | Path, loader_workers: 
     known = label_masks(training, job["slices"], settings.network.spacing_mm) if job["slices"] else {}
     network, trained_parameters = _network(job, folder, settings)
     started = time.perf_counter()
-    speed: dict[str, Any] = {"steps": 0, "patches_per_second": None, "loader_share": None}
+    speed: dict[str, Any] = {"steps": 0, "patches_per_second": None, "loader_share": None, "loss": None}
     if job["strategy"] != "none":
         done = train(training, settings, folder / "training", known=known, network=network, workers=loader_workers)
         network = done.network
@@ -60,6 +60,7 @@ def trial(job: dict[str, Any], folder: Path, cache: str | Path, loader_workers: 
             "steps": settings.epochs * settings.steps_per_epoch,
             "patches_per_second": done.patches_per_second,
             "loader_share": done.loader_share,
+            "loss": done.loss,
         }
     seconds = time.perf_counter() - started
     assert network is not None
@@ -86,6 +87,7 @@ def trial(job: dict[str, Any], folder: Path, cache: str | Path, loader_workers: 
         "labelled": _labelled(training, known),
         "training_age_weeks": _mean_age(training),
         "subjects": judged,
+        "trained_on": job["train"],
         "versions": versions(),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import vtk
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
-from ..annotating import KEYS, Annotating
+from ..annotating import KEYS, Annotating, smoothed
 from ..errors import NeonatalSegError
+from ..study import needs_model
 from . import annotate_draw, choosing, dependencies
 from .controller import slot
 from .logic import check_inputs
@@ -19,6 +21,9 @@ from .slice_desk import SliceDesk
 from .study_maker import StudyMaker
 from .view import chosen
 
+LOSE = "What was changed in this slice cannot be kept: {why}\n\nLeave the slice and lose the change?"
+DRAFT_EVERY_S = 30.0  # what was changed in a slice that is not done is on disk at least so often
+OPACITIES = (0.25, 0.5, 0.75, 1.0)
 DOING = "Planning a study"
 DECLINED = "Nothing was installed. Planning slices with the model needs PyTorch; start from nothing to do without."
 
@@ -39,6 +44,7 @@ class AnnotateController(VTKObservationMixin):
         self.timer = host.make_timer()
         self.parameters: Any = None
         self._entered = False
+        self._kept_at, self._why_not_kept = 0.0, ""
         annotate_draw.fill_choices(ui)
         self.shortcuts = {
             "done": host.make_shortcut(KEYS["done"], self.on_done),
@@ -49,6 +55,7 @@ class AnnotateController(VTKObservationMixin):
             "reopen": host.make_shortcut(KEYS["reopen"], self.on_reopen),
             "fill": host.make_shortcut(KEYS["fill"], ui.fillBox.toggle),
             "outline": host.make_shortcut(KEYS["outline"], ui.outlineBox.toggle),
+            "opacity": host.make_shortcut(KEYS["opacity"], self.on_opacity_key),
         }
         self._connect()
         self.follow_scene()
@@ -63,6 +70,10 @@ class AnnotateController(VTKObservationMixin):
         self.ui.closeButton.clicked.connect(self.on_close)
         self.ui.makeButton.clicked.connect(self.on_make)
         self.ui.slicesTable.itemSelectionChanged.connect(self.on_row_chosen)
+        self.ui.slicesTable.cellClicked.connect(self.on_row_clicked)
+        self.ui.annotateSection.contentsCollapsed.connect(self.draw)  # folded, no key completes a slice unseen
+        self.ui.noteEdit.returnPressed.connect(self.on_flag)
+        self.ui.smoothButton.clicked.connect(self.on_smooth)
         for name in ("done", "next", "previous", "skip", "flag", "reopen"):
             getattr(ui, f"{name}Button").clicked.connect(getattr(self, f"on_{name}"))
         self.ui.fillButton.clicked.connect(self.on_fill_again)
@@ -84,7 +95,7 @@ class AnnotateController(VTKObservationMixin):
         annotate_draw.draw(self.ui, view, self.host.make_item)
         for name, shortcut in self.shortcuts.items():
             usable = view.buttons[name].enabled if name in view.buttons else self.panel.project is not None
-            shortcut.setEnabled(bool(self._entered and usable))
+            shortcut.setEnabled(bool(self._entered and usable and not self.ui.annotateSection.property("collapsed")))
         self.host.logic.runner.turn.follow(DOING, self.panel.making)
 
     # The section's life
@@ -127,7 +138,7 @@ class AnnotateController(VTKObservationMixin):
         if self.panel.making:
             self.maker.abandon()
             self.panel.made(_("The scene was closed, so no study was made."))
-        self._leave_study()
+        self._leave_study(ask=False)
         self.desk.release()
         self.removeObservers()
         self.parameters = None
@@ -148,10 +159,12 @@ class AnnotateController(VTKObservationMixin):
         self.panel.changed.disconnect()
         self.timer.stop()
         self.maker.abandon()
-        self._leave_study()
+        self._leave_study(ask=False)
         self.desk.close()
         for shortcut in self.shortcuts.values():
             shortcut.setEnabled(False)
+            shortcut.setParent(None)  # or a reloaded module would leave it with the main window
+            shortcut.deleteLater()
         self.removeObservers()
 
     @slot
@@ -159,6 +172,8 @@ class AnnotateController(VTKObservationMixin):
         """Ten times a second while the module is open or a study is being made."""
         self.panel.clock.set_active(bool(self.is_active()))
         self.desk.keep()
+        if time.monotonic() - self._kept_at > DRAFT_EVERY_S:
+            self.keep_draft()
         try:
             self.maker.poll()
         except Exception:
@@ -172,7 +187,7 @@ class AnnotateController(VTKObservationMixin):
         parameters = self.parameters
         if parameters is None:
             return
-        self.panel.remembered = parameters.studyFolder
+        self.panel.remember(parameters.studyFolder or self.panel.remembered)
         refusal = str(self.host.logic.runner.turn.why_not(DOING))
         if not refusal:
             try:
@@ -211,7 +226,8 @@ class AnnotateController(VTKObservationMixin):
         Raises:
             NeonatalSegError: it cannot be opened, or its scan cannot be shown.
         """
-        self._leave_study()
+        if not self._leave_study():
+            return
         self.panel.open(folder, self._rater())
         if self.parameters is not None:
             self.parameters.studyFolder = str(folder)
@@ -232,7 +248,7 @@ class AnnotateController(VTKObservationMixin):
         folder = self.choose_folder(_("Empty folder for the new study"))
         if not folder:
             return
-        if not dependencies.ensure(self.confirm):
+        if needs_model(budget, prefill) and not dependencies.ensure(self.confirm):
             self.panel.tell(_(DECLINED), "warning")
             return
         parameters = self.parameters
@@ -257,10 +273,21 @@ class AnnotateController(VTKObservationMixin):
     def _rater(self) -> str:
         return str(self.ui.raterEdit.property("text")).strip()
 
-    def _leave_study(self) -> None:
-        self.keep_draft()
+    def _leave_study(self, *, ask: bool = True) -> bool:
+        """Close the study; False where the user stays, because what was changed cannot be kept."""
+        kept = self._may_leave() if ask else self.keep_draft()
+        lost = "" if kept else self._why_not_kept
+        if ask and not kept:
+            return False
         self.desk.forget()
         self.panel.close()
+        if lost:
+            self.panel.failed(lost)
+        return True
+
+    def _may_leave(self) -> bool:
+        """Keep what was changed in the slice; where that fails the user decides whether it may be lost."""
+        return self.keep_draft() or bool(self.confirm(_(LOSE).format(why=self._why_not_kept)))
 
     # Slices
 
@@ -270,7 +297,9 @@ class AnnotateController(VTKObservationMixin):
         Raises:
             NeonatalSegError: its scan cannot be loaded, or the study cannot be written; what was shown stays.
         """
-        self.keep_draft()
+        if not self._may_leave():
+            self.draw()  # the list goes back to the slice that is shown
+            return
         assert self.panel.project is not None
         planned = self.panel.project.item(key).slice
         self.desk.take_scan(self.panel.project, planned.scan)
@@ -284,6 +313,13 @@ class AnnotateController(VTKObservationMixin):
         project, row = self.panel.project, self.ui.slicesTable.currentRow()
         if project is not None and 0 <= row < len(project.items) and project.items[row].slice.key != self.panel.key:
             self.show(project.items[row].slice.key)
+
+    @slot
+    def on_row_clicked(self) -> None:
+        """A click on the slice that is shown: back to it, after the view was scrolled."""
+        project, row, shown = self.panel.project, self.ui.slicesTable.currentRow(), self.desk.shown
+        if project is not None and shown is not None and project.items[row].slice.key == self.panel.key:
+            shown.turn_view()
 
     @slot
     def on_next(self) -> None:
@@ -306,15 +342,13 @@ class AnnotateController(VTKObservationMixin):
     @slot
     def on_skip(self) -> None:
         """Leave the slice out."""
-        if self.panel.editable:
-            self.keep_draft()
+        if self.panel.editable and self._may_leave():
             self._go_on(self.panel.skip())
 
     @slot
     def on_flag(self) -> None:
         """Put the slice aside with a note."""
-        if self.panel.editable:
-            self.keep_draft()
+        if self.panel.editable and self._may_leave():
             following = self.panel.flag(str(self.ui.noteEdit.property("text")).strip())
             self.ui.noteEdit.clear()
             self._go_on(following)
@@ -332,6 +366,21 @@ class AnnotateController(VTKObservationMixin):
         """Start the slice anew from the chosen pre-fill; Undo takes it back."""
         if self.desk.shown is not None and self.panel.editable:
             self.desk.fill(self.panel.item.slice, self.panel.fill_again(), self._within())  # type: ignore[union-attr]
+
+    @slot
+    def on_smooth(self) -> None:
+        """Smooth the tissues' borders within the slice; Undo takes it back."""
+        if self.desk.shown is not None and self.panel.editable:
+            smooth = smoothed(self.desk.shown.read(), self.desk.shown.editable)
+            self.desk.fill(self.panel.item.slice, smooth, self._within())  # type: ignore[union-attr]
+            self.panel.clock.touch()
+
+    @slot
+    def on_opacity_key(self) -> None:
+        """The next of four opacities."""
+        now = float(self.ui.fillSlider.property("value"))
+        following = next((step for step in OPACITIES if step > now + 0.01), OPACITIES[0])
+        self.ui.fillSlider.setProperty("value", following)
 
     @slot
     def on_prefill_chosen(self) -> None:
@@ -353,12 +402,14 @@ class AnnotateController(VTKObservationMixin):
 
     def keep_draft(self) -> bool:
         """Keep on disk what was changed in a slice that is left unfinished; False, and told, where that fails."""
+        self._kept_at = time.monotonic()
         if self.desk.shown is None or not self.panel.editable:
             return True
         try:
             self.panel.keep_draft(self.desk.shown.read())
         except NeonatalSegError as error:
-            self.panel.failed(str(error))
+            self._why_not_kept = str(error)
+            self.panel.failed(self._why_not_kept)
             return False
         return True
 

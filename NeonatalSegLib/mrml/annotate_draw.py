@@ -19,8 +19,10 @@ SELECTIONS = [
     ("at random", "random"),
 ]
 START_FROM = [(PREFILL_TEXTS[key], key) for key in ("model", "empty")]
-PREFILLS = [(PREFILL_TEXTS[key], key) for key in ("model", "neighbour", "empty")]
+# What the study was filled with when it was made, whatever model is current now.
+PREFILLS = [("the study's pre-fill", "model"), *((PREFILL_TEXTS[key], key) for key in ("neighbour", "empty"))]
 WITHIN = [("the whole slice", ""), *((f"only within: {t.name}", t.key) for t in TISSUES if t.index > 0)]
+BUTTONS = ("previous", "next", "done", "skip", "flag", "reopen")
 STATE_MARKS = {"to do": "", "in progress": "▸ ", "done": "✓ ", "flagged": "⚑ ", "skipped": "– "}
 
 
@@ -37,6 +39,10 @@ def fill_choices(ui: Any) -> None:
         choices(combo, entries, entries[0][1])
     for box, name, what in ((ui.fillBox, "fill", "the colours"), (ui.outlineBox, "outline", "the outlines")):
         box.setToolTip(f"Show {what} of the tissues. Key: {KEYS[name]}")
+    ui.fillSlider.setToolTip(f"How opaque the colours are. Key for the next step: {KEYS['opacity']}")
+    for name in BUTTONS:
+        button = getattr(ui, f"{name}Button")
+        button.setText(f"{button.property('text')} ({KEYS[name]})")
 
 
 def settings(ui: Any) -> BudgetSettings:
@@ -73,10 +79,10 @@ def draw(ui: Any, view: AnnotateView, make_item: Callable[[str], Any]) -> None:
     ui.annotateMessageLabel.setVisible(bool(text))
     ui.workBox.setVisible(view.edit.visible)
     ui.studyBar.setValue(view.percent)
-    ui.studyProgressLabel.setText(view.progress)
+    ui.studyProgressLabel.setText(view.progress)  # macOS draws no text into the bar
     for name, control in view.buttons.items():
         apply(getattr(ui, f"{name}Button"), control)
-    for widget in (ui.noteEdit, ui.fillButton, ui.withinSelector):
+    for widget in (ui.noteEdit, ui.fillButton, ui.smoothButton, ui.withinSelector):
         enable(widget, view.edit)
     _fill(ui.slicesTable, view, make_item)
 

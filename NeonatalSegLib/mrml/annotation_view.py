@@ -47,6 +47,7 @@ class AnnotationView:
         self._flipped = float(np.linalg.det((RAS_TO_LPS @ grid.matrix())[:3, :3])) < 0
         self._place: tuple[str, int] | None = None
         self._editable = np.zeros((0, 0), bool)
+        self._fitted = False
         self.node = _find_or_add(reference.GetScene(), scan)
         self.node.SetReferenceImageGeometryParameterFromVolumeNode(reference)
         place_in_folder(self.node, reference)
@@ -62,13 +63,18 @@ class AnnotationView:
         """The slice as it is now, edits included: 2D uint8, values 0-9.
 
         Raises:
-            NeonatalSegError: where a segment that is no tissue has voxels in the slice.
+            NeonatalSegError: where a segment that is no tissue has voxels in the slice, or a tissue's was removed.
         """
         assert self._place is not None, "no slice is shown"
         segmentation = self.node.GetSegmentation()
         tissues = {tissue.key: tissue for tissue in PAINTED}
         layers: dict[int, tuple[Any, np.ndarray]] = {}
         labels = np.zeros(self._editable.shape, np.uint8)
+        if removed := [tissue.name for tissue in PAINTED if segmentation.GetSegment(tissue.key) is None]:
+            raise NeonatalSegError(
+                f"The segment '{removed[0]}' was removed, and with it what it held of this slice. Undo that, or start "
+                "the slice again."
+            )
         for key in segmentation.GetSegmentIDs():
             segment = segmentation.GetSegment(key)
             image = segment.GetRepresentation(BINARY_LABEL_MAP)
@@ -85,6 +91,11 @@ class AnnotationView:
                     "this slice belong to it. Delete it, or paint its voxels as one of the tissues."
                 )
         return labels
+
+    @property
+    def editable(self) -> np.ndarray:
+        """Where the slice can be edited now, 2D bool."""
+        return self._editable
 
     def allow(self, within: str = "") -> None:
         """Let the slice be edited; ``within`` a tissue's key: only where that tissue is now."""
@@ -130,8 +141,20 @@ class AnnotationView:
         view = (named or shown)[0]
         view.SetOrientation(axis.capitalize())
         view.RotateToVolumePlane(self.reference)
+        if not self._fitted:  # once: afterwards the view stays where the user has moved and zoomed it
+            self._fitted = True
+            for node in nodes:
+                self._fit(node)
         view.JumpSliceByOffsetting(*self._centre(axis, index))
         return view
+
+    def _fit(self, view: Any) -> None:
+        """Put the whole scan into a slice view."""
+        view.JumpSliceByCentering(*self._centre("axial", self.grid.size[voxel_axis(self.grid, "axial")] // 2))
+        width, height = (max(1, n) for n in view.GetDimensions()[:2])
+        extent_mm = 1.1 * float(np.max(np.multiply(self.grid.size, self.grid.spacing_mm)))
+        up_mm = extent_mm * max(1.0, height / width)
+        view.SetFieldOfView(up_mm * width / height, up_mm, view.GetFieldOfView()[2])
 
     def show_volumes(self, foreground: Any = None) -> None:
         """The scan as background of all slice views, ``foreground`` (T1 beside a T2) faded over it as before."""

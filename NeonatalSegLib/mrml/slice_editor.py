@@ -11,7 +11,10 @@ import slicer
 
 from .annotation_view import MASK_ID, AnnotationView, limit
 
-EFFECTS = ["Paint", "Erase", "Draw", "Threshold", "Islands", "Smoothing"]
+# Slicer's Smoothing filters in 3D and finds nothing on either side of the one slice: it would wipe the tissue out. The
+# section has a button of its own for it.
+EFFECTS = ["Paint", "Erase", "Draw", "Threshold", "Islands"]
+SMALLEST_ISLAND = 10  # voxels; Slicer's 1000 are meant for volumes and remove a hippocampus from a slice
 NODE_TAG = "NeonatalSegAnnotate"
 UNDO_STATES = 20
 PROPERTIES = {
@@ -19,6 +22,9 @@ PROPERTIES = {
     "sourceVolumeNodeSelectorVisible": False,
     "switchToSegmentationsButtonVisible": False,
     "unorderedEffectsVisible": False,
+    "addRemoveSegmentButtonsVisible": False,
+    "show3DButtonVisible": False,
+    "maskingSectionVisible": False,
     "maximumNumberOfUndoStates": UNDO_STATES,
 }
 
@@ -62,6 +68,7 @@ class SliceEditor:
         self.widget.setProperty("readOnly", not editable)
         for table in slicer.util.findChildren(self.widget, name="SegmentsTableView"):
             table.setHideSegments([MASK_ID])
+            table.setVisibilityColumnVisible(False)  # hidden tissues would not be replaced by painting
         view.keep(self.node)
 
     def start_effects(self) -> None:
@@ -72,6 +79,9 @@ class SliceEditor:
         if paint is not None:
             paint.setCommonParameter("BrushSphere", 0)
             paint.setCommonParameter("EditIn3DViews", 0)
+        islands = self.widget.effectByName("Islands")
+        if islands is not None:
+            islands.setParameter("MinimumSize", str(SMALLEST_ISLAND))
 
     def save_state(self) -> None:
         """Before a change of our own that the editor's Undo is to take back."""
@@ -98,11 +108,11 @@ class SliceEditor:
         """Let go of the nodes, before the scene loses them."""
         self.exit()
         if self.node is not None:
-            self.widget.setSegmentationNode(None)
-            self.widget.setMRMLSegmentEditorNode(None)
+            self.widget.setSegmentationNode(None)  # as Slicer's own module does; the editor node goes with its scene
             self.node = None
 
     def close(self) -> None:
         """Let go of the scene: a widget that still holds it at the end makes Slicer crash."""
         self.release()
         self.widget.setMRMLScene(None)
+        self.widget.setMRMLSegmentEditorNode(None)

@@ -156,7 +156,7 @@ class TuneController(VTKObservationMixin):
             return
         try:
             self.panel.set_study(Path(folder).name, *choosing.completed_slices(folder))
-        except NeonatalSegError as error:
+        except (NeonatalSegError, OSError) as error:  # a network drive may be gone
             self.panel.set_study(Path(folder).name, refusal=str(error))
 
     def read_store(self) -> None:
@@ -245,6 +245,8 @@ class TuneController(VTKObservationMixin):
             self._poll_run()
             self._sweep()
         except Exception:
+            if self.panel.busy:
+                self.panel.ended("The fine-tuning was stopped after an error.")
             self._abandon()  # or the next click would find it running for ever
             raise
         if self._run is None and self._counting is None and not self._left_over:
@@ -287,7 +289,7 @@ class TuneController(VTKObservationMixin):
         if event.name == "cancelled":
             self.panel.cancelled("The fine-tuning was stopped and discarded.")
         elif event.name == "error":
-            self.panel.failed(str(event.get("message", "")) or "The compute process failed without a reason.")
+            self.panel.ended(str(event.get("message", "")) or "The compute process failed without a reason.")
         else:
             if history := event.get("history"):
                 self.chart.restart()
@@ -379,7 +381,10 @@ class TuneController(VTKObservationMixin):
         """The chosen version as one file."""
         folder = self.choose_folder(_("Folder for the exported model"))
         if folder:
-            file = store.export_model(self.panel.version, Path(folder))
+            file = Path(folder) / f"{self.panel.version}.zip"
+            if file.exists() and not self.confirm(_("Replace {file}?").format(file=file)):
+                return
+            store.export_model(self.panel.version, file)
             self.panel.notice(_("Written: {file}").format(file=file))
 
     @slot
@@ -387,7 +392,7 @@ class TuneController(VTKObservationMixin):
         """A model from a file becomes a candidate."""
         file = self.choose_file(_("Exported model"), _("Models (*.zip)"))
         if file:
-            model = store.import_model(file)
+            model = store.import_model(file, rename=True)
             self.read_store()
             self.panel.choose_version(model.name)
             self.panel.notice(

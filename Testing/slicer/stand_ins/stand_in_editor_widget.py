@@ -20,9 +20,40 @@ class Effect:
     def __init__(self, name: str) -> None:
         self.name = name
         self.common: dict[str, Any] = {}
+        self.parameters: dict[str, str] = {}
+
+    def setParameter(self, name: str, value: str) -> None:
+        self.parameters[name] = value
 
     def setCommonParameter(self, name: str, value: Any) -> None:
         self.common[name] = value
+
+
+class SegmentsTable(QtWidgets.QListWidget):
+    """``qMRMLSegmentsTableView``: a list that leaves hidden segments out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setObjectName("SegmentsTableView")
+        self.setMaximumHeight(150)
+        self.node: Any = None
+        self.hidden: list[str] = []
+        self.eyes = True
+
+    def fill(self, node: Any) -> None:
+        self.node = node
+        self.clear()
+        if node is not None:
+            segmentation = node.GetSegmentation()
+            shown = [key for key in segmentation.GetSegmentIDs() if key not in self.hidden]
+            self.addItems([segmentation.GetSegment(key).GetName() for key in shown])
+
+    def setHideSegments(self, keys: list[str]) -> None:
+        self.hidden = list(keys)
+        self.fill(self.node)
+
+    def setVisibilityColumnVisible(self, visible: bool) -> None:
+        self.eyes = visible
 
 
 def _option(name: str, kind: type) -> Any:
@@ -39,6 +70,9 @@ class qMRMLSegmentEditorWidget(Strict, QtWidgets.QWidget):  # noqa: N801 as in S
             "sourceVolumeNodeSelectorVisible": True,
             "switchToSegmentationsButtonVisible": True,
             "unorderedEffectsVisible": True,
+            "addRemoveSegmentButtonsVisible": True,
+            "show3DButtonVisible": True,
+            "maskingSectionVisible": True,
             "undoEnabled": True,
             "readOnly": False,
             "maximumNumberOfUndoStates": 10,
@@ -50,8 +84,7 @@ class qMRMLSegmentEditorWidget(Strict, QtWidgets.QWidget):  # noqa: N801 as in S
         self._active: Effect | None = None
         self._shortcuts, self._observing = False, False
         self._buttons = QtWidgets.QLabel()
-        self._list = QtWidgets.QListWidget()
-        self._list.setMaximumHeight(150)
+        self._list = SegmentsTable()
         layout = QtWidgets.QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._list)
@@ -61,6 +94,9 @@ class qMRMLSegmentEditorWidget(Strict, QtWidgets.QWidget):  # noqa: N801 as in S
     sourceVolumeNodeSelectorVisible = _option("sourceVolumeNodeSelectorVisible", bool)
     switchToSegmentationsButtonVisible = _option("switchToSegmentationsButtonVisible", bool)
     unorderedEffectsVisible = _option("unorderedEffectsVisible", bool)
+    addRemoveSegmentButtonsVisible = _option("addRemoveSegmentButtonsVisible", bool)
+    show3DButtonVisible = _option("show3DButtonVisible", bool)
+    maskingSectionVisible = _option("maskingSectionVisible", bool)
     undoEnabled = _option("undoEnabled", bool)
     readOnly = _option("readOnly", bool)
     maximumNumberOfUndoStates = _option("maximumNumberOfUndoStates", int)
@@ -94,10 +130,7 @@ class qMRMLSegmentEditorWidget(Strict, QtWidgets.QWidget):  # noqa: N801 as in S
     def setSegmentationNode(self, node: Any) -> None:
         assert node is None or self._scene is not None, "the scene has to be set first"
         self._logic.SetSegmentationNode(node)
-        self._list.clear()
-        if node is not None:
-            segmentation = node.GetSegmentation()
-            self._list.addItems([segmentation.GetSegment(key).GetName() for key in segmentation.GetSegmentIDs()])
+        self._list.fill(node)
 
     def segmentationNode(self) -> Any:
         return self._logic.GetSegmentationNode()

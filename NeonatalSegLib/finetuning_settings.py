@@ -1,0 +1,82 @@
+"""The settings of a fine-tuning, as they lie in a JSON file and in a model's lineage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from NeonatalSegLib.augmentation import AugmentationSettings
+from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.strategies import check_strategy
+
+# Less than in training from scratch: the few slices are to be learned, and elastic warping tears planes of one voxel.
+GENTLE = AugmentationSettings(
+    elastic=0.0, affine=0.2, noise=0.1, smooth=0.1, contrast=0.1, bias=0.1, drop_modality=0.1
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FineTuningSettings:
+    """One fine-tuning; the defaults are for minutes on one machine.
+
+    Attributes:
+        strategy: one of the paper's six (strategies.py).
+        steps: optimiser steps of ``batch_size`` patches.
+        learning_rate: of AdamW after the warm-up; falls as (1 - step / steps) ** 0.9.
+        warm_up: share of the steps in which the learning rate rises from 0.
+        ema: decay of the running mean of the weights, which is what is judged and kept.
+        rehearsal: share of patches from the model's own domain, against forgetting.
+        mixes: the result is (1 - a) old + a new weights, a the best of these on the held-out slices.
+        held_out: share of the annotated slices that judge and are not learned from.
+        judge_every: share of the steps between two judgements on held-out slices; 0: none while it trains.
+        merged: groups of classes that the annotation does not tell apart; the first stands for all.
+        patch: voxels (z, y, x); None for that of the network.
+    """
+
+    strategy: str = "full"
+    steps: int = 120
+    learning_rate: float = 6e-4
+    weight_decay: float = 0.01
+    batch_size: int = 1
+    warm_up: float = 0.1
+    ema: float = 0.95
+    rehearsal: float = 0.3
+    mixes: tuple[float, ...] = (0.3, 0.5)
+    held_out: float = 0.2
+    judge_every: float = 0.25
+    merged: tuple[tuple[int, ...], ...] = ()
+    patch: tuple[int, int, int] | None = (64, 64, 64)
+    seed: int = 0
+    augmentation: AugmentationSettings = GENTLE
+
+    def __post_init__(self) -> None:
+        check_strategy(self.strategy)
+        if self.steps < 1 or self.batch_size < 1:
+            raise NeonatalSegError(f"A fine-tuning needs at least one step and one patch, got {self.steps} steps.")
+        for name in ("warm_up", "rehearsal", "held_out", "judge_every"):
+            if not 0 <= getattr(self, name) < 1.0001:
+                raise NeonatalSegError(f"The fine-tuning setting {name} must lie in 0-1, got {getattr(self, name)}.")
+        if not self.mixes or not all(0 < a <= 1 for a in self.mixes):
+            raise NeonatalSegError(f"The mixes of old and new weights must lie above 0 and up to 1, got {self.mixes}.")
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> FineTuningSettings:
+        """The inverse of :meth:`to_json`; unknown entries are refused."""
+        if unknown := set(data) - {f.name for f in fields(cls)}:
+            raise NeonatalSegError(f"Unknown fine-tuning setting {sorted(unknown)[0]!r}.")
+        data = {k: _tuples(v) for k, v in data.items()}
+        try:
+            if isinstance(data.get("augmentation"), Mapping):
+                changes = {k: _tuples(v) for k, v in data["augmentation"].items()}
+                data["augmentation"] = AugmentationSettings(**changes)
+            return cls(**data)
+        except (TypeError, ValueError) as error:
+            raise NeonatalSegError(f"The fine-tuning settings are not understood: {error}.") from error
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

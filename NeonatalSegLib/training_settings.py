@@ -1,0 +1,113 @@
+"""The settings of a training run, as they lie in a JSON file and in a model's metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from NeonatalSegLib.augmentation import AugmentationSettings
+from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.network import PRESETS, NetworkSettings
+from NeonatalSegLib.randomisation import RandomisationSettings
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """A whole training run; ``to_json`` of it is the file that reproduces the run.
+
+    Attributes:
+        network: what is trained.
+        validation, test: names of subjects kept out; validation chooses the checkpoint, test chooses nothing.
+        epochs, steps_per_epoch, batch_size: an epoch is a fixed number of steps, not a pass over the data.
+        optimizer: "sgd" (the paper's: Nesterov momentum 0.99) or "adamw".
+        learning_rate: at the start; multiplied by (1 - step / steps) ** 0.9 (paper, section 2).
+        phantoms: synthetic newborns added to the training subjects.
+        phantom_share: share of patches drawn from them.
+        template_share: share of patches drawn from age templates, where there are some among the subjects.
+        seed: of weights, patches and augmentation.
+        validate_every: epochs between validations on whole scans.
+        age_weight: of the squared error of the age in weeks, beside the segmentation's loss (AgeU-Net; only used where
+            ``network.age_head`` is set).
+        augmentation: of the patches; not looked at where there is a ``randomisation``.
+        randomisation: patches of random contrast, size, head and scanner instead (see ``randomisation.py``).
+        start: name or folder of the model whose weights the run starts from; empty: random weights.
+    """
+
+    network: NetworkSettings = PRESETS["laptop"]
+    validation: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+    epochs: int = 60
+    steps_per_epoch: int = 50
+    batch_size: int = 2
+    optimizer: str = "sgd"
+    learning_rate: float = 1e-2
+    weight_decay: float = 3e-5
+    phantoms: int = 0
+    phantom_share: float = 0.1
+    template_share: float = 0.1
+    seed: int = 0
+    validate_every: int = 5
+    age_weight: float = 0.01
+    augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
+    randomisation: RandomisationSettings | None = None
+    start: str = ""
+
+    def __post_init__(self) -> None:
+        if self.network.age_head and self.randomisation is not None:
+            raise NeonatalSegError(
+                "A network with an age head cannot learn from a randomisation, which draws heads of other sizes and "
+                "younger brains than the age says: choose one of the two."
+            )
+        if self.optimizer not in ("sgd", "adamw"):
+            raise NeonatalSegError(f"There is no optimizer {self.optimizer!r}: choose sgd or adamw.")
+        if self.epochs % self.validate_every:
+            raise NeonatalSegError(
+                f"{self.epochs} epochs are no multiple of validate_every ({self.validate_every}): the last epoch, "
+                "where the learning rate has come down, would never be validated."
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "network": self.network.to_json()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TrainingSettings:
+        """The inverse of :meth:`to_json`; ``network`` may be the name of a preset. Unknown entries are refused."""
+        data = dict(data)
+        known = {f.name for f in fields(cls)}
+        if unknown := set(data) - known:
+            raise NeonatalSegError(
+                f"Unknown training setting {sorted(unknown)[0]!r}: known are {', '.join(sorted(known))}."
+            )
+        network = data.pop("network", "laptop")
+        if isinstance(network, str):
+            if network not in PRESETS:
+                raise NeonatalSegError(f"There is no network preset {network!r}: choose from {', '.join(PRESETS)}.")
+            data["network"] = PRESETS[network]
+        else:
+            data["network"] = NetworkSettings.from_json(network)
+        changes = data.pop("augmentation", {})
+        if unknown := set(changes) - {f.name for f in fields(AugmentationSettings)}:
+            raise NeonatalSegError(f"Unknown augmentation setting {sorted(unknown)[0]!r}.")
+        data["augmentation"] = AugmentationSettings(**_tuples(changes))
+        if (changes := data.pop("randomisation", None)) is not None:
+            if unknown := set(changes) - {f.name for f in fields(RandomisationSettings)}:
+                raise NeonatalSegError(f"Unknown randomisation setting {sorted(unknown)[0]!r}.")
+            data["randomisation"] = RandomisationSettings(**_tuples(changes))
+        return cls(**_tuples(data))
+
+
+def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON knows lists only; settings hold tuples."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+
+
+def read_settings(path: str | Path) -> TrainingSettings:
+    """Training settings from a JSON file; NeonatalSegError where it is missing or not understood."""
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise NeonatalSegError(f"The training configuration {path} could not be read: {error}.") from error
+    return TrainingSettings.from_json(data)
