@@ -244,10 +244,7 @@ class _Run:
             score, guard = self.judge(network), self.judge_guard(network)
             forgets = guard is not None and source_before is not None and guard < source_before - SOURCE_TOLERANCE
             tried.append((not forgets, _mean(score), mix, score, guard, network))
-        # Where every mix forgets too much, the one that forgets least.
-        safe = [entry for entry in tried if entry[0]]
-        best = max(safe, key=lambda entry: entry[:3]) if safe else max(tried, key=lambda entry: entry[4] or 0.0)
-        _, value, mix, score, guard, network = best
+        _, value, mix, score, guard, network = best_mix(tried)
         if value < _mean(before):
             self.warnings.append("The new model is worse than the old one on the held-out slices: discard it.")
         if not any(entry[0] for entry in tried):
@@ -284,6 +281,15 @@ class _Run:
             network.cpu().eval(), self.selection, before, after, source_before, source_after, mix, self.history,
             stopped, time.perf_counter() - self.started, self.warnings,
         )  # fmt: skip
+
+
+def best_mix(tried: Sequence[tuple[bool, float, float, np.ndarray, float | None, nn.Module]]) -> tuple[Any, ...]:
+    """Of (does not forget, held-out DSC, share of new weights, DSC by class, DSC of the guard, network) one.
+
+    The best on the held-out slices among those that do not forget; where all do, the one that forgets least.
+    """
+    safe = [entry for entry in tried if entry[0]]
+    return max(safe, key=lambda entry: entry[:3]) if safe else max(tried, key=lambda entry: entry[4] or 0.0)
 
 
 def judge(

@@ -14,6 +14,7 @@ import numpy as np
 from NeonatalSegLib.annotation import LEFT, Project, SliceItem
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.panel import STAGE_NAMES, Control, Signal, duration
+from NeonatalSegLib.tissues import PHYSIOLOGICAL
 from NeonatalSegLib.work_clock import WorkClock
 
 KEYS = {
@@ -160,7 +161,12 @@ class Annotating:
         else:
             labels = project.label_plane(key)
         self._begin(labels)
-        self.tell("")
+        planned = item.slice
+        tissue = np.isin(labels, [t.index for t in PHYSIOLOGICAL])
+        if self.prefill == "model" and not item.saved and not tissue.any() and project.study.has_prefill(planned.scan):
+            self.tell("The pre-fill shows no brain in this slice. Skip it if there is none.", "warning")
+        else:
+            self.tell("")
         return labels
 
     def fill_again(self) -> np.ndarray:

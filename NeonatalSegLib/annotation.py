@@ -136,6 +136,17 @@ class Project:
         self._given: dict[str, np.ndarray] = {}  # the pre-fill that a slice was begun with
         self._starts: dict[str, str] = {}
         self._put_right()
+        self._look_at_scans()
+
+    def _look_at_scans(self) -> None:
+        """Warn at once, and not at the fine-tuning, of an image that is gone or is not the one that was planned for."""
+        for scan in self.scans:
+            if scan.reference.is_dir():  # a DICOM series has to be read whole: that waits until it is shown
+                continue
+            try:
+                self.study.check_images(scan)
+            except NeonatalSegError as error:
+                self.warnings.append(str(error))
 
     def __enter__(self) -> Project:
         return self

@@ -148,6 +148,8 @@ def _look(
         grid = Grid.of(scan.reference)
         if segmenter is None:
             warnings += [f"{scan.name}: {text}" for text in scan.warnings]
+            if settings.extent == "brain":
+                warnings.append(f"{scan.name}: without the model, the slices are spread over all that the scan shows.")
             yield ScanToPlan(scan.name, grid, sitk.GetArrayFromImage(foreground(scan.reference)) > 0)
         else:
             yield _segmented(scan, grid, settings, segmenter, within, labels, warnings)

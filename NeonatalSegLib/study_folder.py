@@ -68,6 +68,9 @@ class Study:
         grid, path = self.plan.grids[scan], self.folder / "prefill" / f"{scan}_dseg.nii.gz"
         return read_labels(path, grid) if path.exists() else np.zeros(grid.shape, np.uint8)
 
+    def has_prefill(self, scan: str) -> bool:
+        return (self.folder / "prefill" / f"{scan}_dseg.nii.gz").exists()
+
     def rater_folder(self, rater: str) -> Path:
         return self.folder / "raters" / rater
 
@@ -325,7 +328,8 @@ def _write_study(folder: Path, plan: Plan, prefills: Mapping[str, np.ndarray], s
             (folder / "study.json").unlink()
         _remove_unfinished(folder)
         raise
-    creating.rmdir()
+    with contextlib.suppress(OSError):  # the study is there, whatever keeps the empty folder
+        creating.rmdir()
 
 
 def _remove_unfinished(folder: Path) -> None:

@@ -229,10 +229,11 @@ def train(
     patches = PatchDataset(training, settings, known, on_device=on_gpu)
     task = SegmentationTask(settings, held, sparse=bool(known), network=network, patches=patches)
     stopwatch = Stopwatch()
-    best = pl.callbacks.ModelCheckpoint(
-        folder, "best-{epoch:03d}", monitor="validation_dsc" if settings.validation else None, mode="max",
-        save_last=True, every_n_epochs=1, save_on_train_epoch_end=True, enable_version_counter=False,
-    )  # fmt: skip
+    # Two of them: one that keeps the best alone would leave "last" at the last improvement, and a resumed run with it.
+    every: Any = {"every_n_epochs": 1, "save_on_train_epoch_end": True, "enable_version_counter": False}
+    newest = pl.callbacks.ModelCheckpoint(folder, "last", **every)
+    best = pl.callbacks.ModelCheckpoint(folder, "best-{epoch:03d}", monitor="validation_dsc", mode="max", **every)
+    checkpoints = [best, newest] if settings.validation else [newest]
     precision: Any = (
         ("bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed")
         if on_gpu
@@ -248,7 +249,7 @@ def train(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         gradient_clip_val=12.0,
-        callbacks=[best, TellProgress(), stopwatch, *([StopAfter(stop_after)] if stop_after else [])],
+        callbacks=[*checkpoints, TellProgress(), stopwatch, *([StopAfter(stop_after)] if stop_after else [])],
         logger=pl.loggers.TensorBoardLogger(folder, name="", version="tensorboard"),
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -260,7 +261,7 @@ def train(
     chosen = Path(best.best_model_path or str(last))
     saved = torch.load(chosen, map_location="cpu", weights_only=True)
     task.load_state_dict(saved["state_dict"])
-    score = best.best_model_score
+    score = best.best_model_score if settings.validation else None
     return Trained(
         task.network.cpu().eval(),
         settings,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from NeonatalSegLib.adaptation import adapt, judge, mean_tissue_dsc, mixed
+from NeonatalSegLib.adaptation import adapt, best_mix, judge, mean_tissue_dsc, mixed
 from NeonatalSegLib.augmentation import AugmentationSettings
 from NeonatalSegLib.errors import Cancelled, NeonatalSegError
 from NeonatalSegLib.finetuning_settings import FineTuningSettings
@@ -289,14 +289,11 @@ def test_a_new_model_that_forgets_is_held_back(network: torch.nn.Module) -> None
 
 
 def test_where_every_mix_forgets_the_one_that_forgets_least_is_taken(network: torch.nn.Module) -> None:
-    strong = {**vars(QUICK), "learning_rate": 2e-2, "ema": 0.8}
-    learned = adapt(network, TINY, [whole("old")], FineTuningSettings(**{**strong, "steps": 250})).network
-    case = sliced()
-    inverted = SparseCase("new", -case.image, case.labels, case.held_out)
-    settings = FineTuningSettings(**{**strong, "steps": 100, "mixes": (0.7, 1.0)})
-    guarded = adapt(learned, TINY, [inverted], settings, rehearsal=[whole("old"), whole("guard", seed=1)])
-    assert guarded.mix == 0.7
-    assert any("loses more than" in warning for warning in guarded.warnings)
+    dsc = np.zeros(10)
+    little, much = (True, 0.6, 0.3, dsc, 0.8, network), (True, 0.9, 1.0, dsc, 0.79, network)
+    assert best_mix([little, much])[2] == 1.0  # neither forgets: the better one
+    assert best_mix([little, (False, *much[1:])])[2] == 0.3
+    assert best_mix([(False, *little[1:]), (False, *much[1:])])[2] == 0.3
 
 
 def test_a_scan_whose_slices_are_all_held_out_judges_and_teaches_nothing(network: torch.nn.Module) -> None:

@@ -80,6 +80,12 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not(cache: list[CachedSubject]
     assert torch.equal(weights(whole.network), weights(resumed.network))
 
 
+def test_every_epoch_is_kept_also_without_improvement(cache: list[CachedSubject], tmp_path: Path) -> None:
+    train(cache, SETTINGS, tmp_path, workers=0, stop_after=3)  # validated after the second alone
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] == 2
+    assert len(list(tmp_path.glob("*.ckpt"))) == 2
+
+
 def test_training_leaves_scalars_a_checkpoint_and_a_model(cache: list[CachedSubject], tmp_path: Path) -> None:
     done = train(cache, SETTINGS, tmp_path / "run", workers=0)
     model = done.save(tmp_path / "model")

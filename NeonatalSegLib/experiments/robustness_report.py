@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from NeonatalSegLib.datasets.bids import read_table
+from NeonatalSegLib.datasets.templates import PREFIX
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.experiments import alterations as a
 from NeonatalSegLib.experiments.alterations import FACTORS, Alteration, one_at_a_time
@@ -251,7 +252,7 @@ def _notes(rows: Sequence[Row], model: Model) -> str:
     low, high = f"{1 / (1 + a.BIAS):.2f}", f"{1 + a.BIAS:.2f}"
     lines = f"""\
 Kept-out newborns: {len(newborns)} ({", ".join(newborns) or "none"}); none of them trained or chose the model. One \
-model is one training run with one seed: what another seed would give is not measured.
+model, trained with one seed at every stage: what another seed would give is not measured.
 Model {model.name}, SHA-256 of its weights {model.hash[:12]}...
 Every figure is what `neonatalseg segment` gives with its usual settings; the probabilities are interpolated on the \
 truth's own grid. The truth is never resampled.
@@ -266,6 +267,12 @@ Size: the header of images and truth alone.
 Noise: Rician in every voxel, air included, sd {100 * a.NOISE:g} % of the head's 99th percentile. Bias field: exp of a \
 random polynomial of degree {a.BIAS_DEGREE}, from {low} to {high}. Motion: k-space lines of {a.POSES} other poses, up \
 to {a.MOTION_MM:g} mm and {a.MOTION_DEGREES:g}° along each axis.""".splitlines()
+    trained = model.metadata["neonatalseg"].get("training_subjects", ())
+    if templates := [str(name) for name in trained if str(name).startswith(PREFIX)]:
+        lines.append(
+            f"The model was trained on the templates {', '.join(templates)}; those judged here are others of the series. "
+            "Neighbouring ages of an average look alike: what they say of unseen ages is not what newborns would say."
+        )
     if refused:
         first = refused[0]
         lines.append(
