@@ -127,17 +127,20 @@ def finetune(
     annotated = read_annotations(study, rater)
     from NeonatalSegLib import finetuning, store
     from NeonatalSegLib.finetuning_settings import FineTuningSettings
+    from NeonatalSegLib.model_history import check_writable
     from NeonatalSegLib.models import find_model
 
     if not isinstance(given, dict):
         raise NeonatalSegError(f"The settings {config} are no JSON object with names and values.")
     chosen = {"strategy": strategy, "seed": seed, "steps": steps, "rehearsal": 0.0 if no_rehearsal else None}
     given |= {name: value for name, value in chosen.items() if value is not None}
-    found = find_model(model)
+    found, settings = find_model(model), FineTuningSettings.from_json(given)
+    if settings.strategy != "none":
+        check_writable()
     tuned = finetuning.finetune(
         found,
         annotated,
-        FineTuningSettings.from_json(given),
+        settings,
         rehearsal=finetuning.read_rehearsal(rehearsal, found.spacing_mm) if rehearsal else None,
         device=device,
         report=lambda stage, fraction, facts: _progress_line(stage, fraction),

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -125,6 +126,17 @@ def accepted_order(events: Sequence[Event]) -> list[tuple[str, str]]:
         elif event.event == DISCARD:
             order = [e for e in order if e[0] != event.name]
     return [e for i, e in enumerate(order) if i == 0 or e != order[i - 1]]
+
+
+def check_writable() -> None:
+    """Before minutes of training: NeonatalSegError where no model can be kept in the user's folder."""
+    folder = user_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise NeonatalSegError(why_not_written(folder, error)) from error
 
 
 def why_not_written(folder: Path, error: Exception) -> str:

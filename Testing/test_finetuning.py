@@ -237,7 +237,9 @@ def test_the_command_makes_a_candidate_that_is_accepted_on_request(
     assert store.current_name() != DEFAULT_MODEL and store.status(store.current_name()) == "accepted"
 
 
-def test_the_command_refuses_in_words(study: Path, tmp_path: Path) -> None:
+def test_the_command_refuses_in_words(
+    study: Path, model: Model, newborn: Phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     status, _, errors = command("finetune", study, "--strategy", "best")
     assert status == 2 and "choose from none, shallow" in errors and "Traceback" not in errors
     status, _, errors = command("finetune", study, "--steps", 0)
@@ -246,5 +248,11 @@ def test_the_command_refuses_in_words(study: Path, tmp_path: Path) -> None:
     config.write_text("[1]", encoding="utf-8")
     status, _, errors = command("finetune", study, "--config", config)
     assert status == 2 and "Traceback" not in errors
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    monkeypatch.setenv("NEONATALSEG_MODELS", str(blocked / "models"))
+    annotate(study, newborn.labels, 2)
+    status, _, errors = command("finetune", study, "--model", model.folder)
+    assert status == 2 and "could not be written" in errors and "NEONATALSEG_MODELS" in errors
     status, _, errors = command("finetune", tmp_path / "nowhere")
     assert status == 2 and "nowhere" in errors and "Traceback" not in errors

@@ -47,6 +47,7 @@ def finetune(job: Job, models: WarmModels) -> dict[str, Any]:
     from NeonatalSegLib.finetuning import finetune as run
     from NeonatalSegLib.finetuning import read_rehearsal
     from NeonatalSegLib.finetuning_settings import FineTuningSettings
+    from NeonatalSegLib.model_history import check_writable
     from NeonatalSegLib.models import default_model_name, find_model
 
     fields = job.fields
@@ -54,6 +55,8 @@ def finetune(job: Job, models: WarmModels) -> dict[str, Any]:
     settings = FineTuningSettings.from_json(fields.get("settings") or {})
     model = find_model(fields.get("model") or default_model_name())
     annotated = read_annotations(fields["study"], fields.get("raters"))
+    if settings.strategy != "none":
+        check_writable()
 
     def report(stage: str, fraction: float, facts: Mapping[str, Any]) -> None:
         job.progress(stage, fraction, **facts)

@@ -270,8 +270,8 @@ to {a.MOTION_MM:g} mm and {a.MOTION_DEGREES:g}° along each axis.""".splitlines(
     trained = model.metadata["neonatalseg"].get("training_subjects", ())
     if templates := [str(name) for name in trained if str(name).startswith(PREFIX)]:
         lines.append(
-            f"The model was trained on the templates {', '.join(templates)}; those judged here are others of the series. "
-            "Neighbouring ages of an average look alike: what they say of unseen ages is not what newborns would say."
+            f"The model was trained on the templates {', '.join(templates)}; those judged here are others of the "
+            "series. Neighbouring ages of an average look alike: newborns of unseen ages would be harder."
         )
     if refused:
         first = refused[0]
