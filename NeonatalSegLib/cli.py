@@ -153,6 +153,9 @@ def train(
     devices: Annotated[int, typer.Option(help="GPUs to train on together.")] = 1,
     workers: Annotated[int, typer.Option(help="Processes that draw patches.")] = 1,
     save: Annotated[Optional[Path], typer.Option(help="Folder for the finished model; default: OUT/model.")] = None,
+    stop_after: Annotated[
+        Optional[int], typer.Option(help="End after so many epochs; the same command without it goes on.")
+    ] = None,
 ) -> None:
     """Train a model on labelled scans. Without --data the cache is read as it is (no SimpleITK needed)."""
     from NeonatalSegLib.datasets.cache import build_cache, read_cache
@@ -177,7 +180,7 @@ def train(
     typer.echo(f"{len(subjects)} prepared subjects in {folder}")
     if cache_only:
         return
-    finished = run_training(subjects, settings, out, devices=devices, workers=workers)
+    finished = run_training(subjects, settings, out, devices=devices, workers=workers, stop_after=stop_after)
     if finished.patches_per_second is not None and finished.loader_share is not None:
         speed, waiting = finished.patches_per_second, 100 * finished.loader_share
         typer.echo(f"{speed:.2f} patches a second; the network waited for patches in {waiting:.0f} % of the time")

@@ -1,8 +1,8 @@
-"""A second look at the brain alone, where a scan shows much else: skull, scalp, neck.
+"""Further looks at the brain alone, where a scan shows much else: skull, scalp, neck.
 
 The shipped models learned from scans of which little besides the brain was left. A head around it changes the z-score
 and the instance norms of every window, and looks like nothing in the training. The first pass finds the brain well
-enough to mask the rest; the second pass then sees what the models know.
+enough to mask the rest; the passes after it see what the models know.
 """
 
 from __future__ import annotations
@@ -12,34 +12,47 @@ from dataclasses import replace
 import numpy as np
 
 from NeonatalSegLib.preprocessing import MARGIN_VOXELS, Prepared, zscore
+from NeonatalSegLib.synthesis import CORTEX
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 # Volume of the head against that of the brain without CSF, which a first pass may see all over a scalp: 1.3 to 1.8 in
 # the ALBERTs and the age templates, 2.5 and more with a skull on.
 MUCH = 2.1
+MUCH_OF_INNER = 3.6  # the same against the brain without cortex: up to 3.2, and 4.6 and more
+CORTEX_MM = 5.0  # 99 % of the ALBERTs' cortex lie within 2.7 to 3.4 mm of what it covers; a scalp further away
+LEAST_ML = 30.0  # a newborn of 28 weeks has about 100: less is no brain but an error, and nothing to go by
+FURTHER_LOOKS = 2  # the first still leaves some scalp; each costs the network's time once more
 RIM_MM = 6.5  # left around the brain: 99 % of the ALBERTs' CSF lies within 4.3 to 6.2 mm of it
 
 
-def focused(prepared: Prepared, labels: np.ndarray) -> Prepared | None:
+def focused(prepared: Prepared, labels: np.ndarray, *, anyway: bool = False) -> Prepared | None:
     """The scan with everything but the brain and a rim around it masked, cropped and z-scored anew.
 
     Args:
         labels: (z, y, x) uint8 of a first segmentation on ``prepared.grid``.
+        anyway: also where little besides the brain is left: what a first look at a head has masked is masked better.
 
     Returns:
         None where the scan shows little besides the brain, or no brain was found.
     """
     from scipy import ndimage
 
-    tissue = np.isin(labels, [t.index for t in PHYSIOLOGICAL if t.brain])
-    parts, _ = ndimage.label(ndimage.binary_opening(tissue))  # bridges to the scalp are thin
-    sizes = np.bincount(parts.ravel())
-    sizes[0] = 0
-    if not sizes.max() or np.count_nonzero(prepared.inside) <= MUCH * sizes.max():
-        return None
-    brain = ndimage.binary_fill_holes(parts == sizes.argmax())
     spacing_mm = prepared.grid.spacing_mm[::-1]
+    tissue = np.isin(labels, [t.index for t in PHYSIOLOGICAL if t.brain])
+    # A first pass sees cortex in a scalp as well, but white matter and what lies within it only where they are.
+    inner, head = tissue & (labels != CORTEX), np.count_nonzero(prepared.inside)
+    if not anyway and head <= MUCH_OF_INNER * np.count_nonzero(inner):
+        return None  # spares an extracted scan what follows
+    inner = _largest_part(inner)
+    cortex_mm = ndimage.distance_transform_edt(~inner, sampling=spacing_mm)
+    brain = _largest_part(tissue & (cortex_mm <= CORTEX_MM))
+    volume_ml = np.count_nonzero(brain) * prepared.grid.voxel_volume_mm3 / 1000
+    if volume_ml < LEAST_ML or (not anyway and head <= MUCH * np.count_nonzero(brain)):
+        return None
+    brain = ndimage.binary_fill_holes(brain)
     kept = prepared.inside & (ndimage.distance_transform_edt(~brain, sampling=spacing_mm) <= RIM_MM)
+    if not kept.any():
+        return None
     occupied = np.argwhere(kept)
     start = np.maximum(occupied.min(0) - MARGIN_VOXELS, 0)
     stop = np.minimum(occupied.max(0) + 1 + MARGIN_VOXELS, labels.shape)
@@ -51,3 +64,13 @@ def focused(prepared: Prepared, labels: np.ndarray) -> Prepared | None:
     z, y, x = (int(n) for n in start)
     grid = prepared.grid.crop((x, y, z), tuple(int(n) for n in (stop - start)[::-1]))  # type: ignore[arg-type]
     return replace(prepared, array=array, grid=grid, inside=kept[box])
+
+
+def _largest_part(mask: np.ndarray) -> np.ndarray:
+    """The largest connected part of a mask, thin bridges cut; empty where nothing is left."""
+    from scipy import ndimage
+
+    parts, _ = ndimage.label(ndimage.binary_opening(mask))
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    return parts == sizes.argmax() if sizes.any() else np.zeros_like(mask)

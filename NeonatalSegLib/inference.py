@@ -19,7 +19,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from NeonatalSegLib.errors import NeonatalSegError, is_out_of_memory
-from NeonatalSegLib.focus import focused
+from NeonatalSegLib.focus import FURTHER_LOOKS, focused
 from NeonatalSegLib.geometry import Grid
 from NeonatalSegLib.metrics import volumes_ml
 from NeonatalSegLib.models import Model, current_model, find_model
@@ -32,7 +32,13 @@ if TYPE_CHECKING:
     import torch
 
 Progress = Callable[[str, float], None]  # (stage, fraction of the whole, 0-1); may raise Cancelled
-STAGES = {"prepare": (0.0, 0.15), "network": (0.15, 0.8), "brain alone": (0.8, 0.9), "back": (0.9, 1.0)}
+STAGES = {
+    "prepare": (0.0, 0.15),
+    "network": (0.15, 0.8),
+    "brain alone": (0.8, 0.85),
+    "once more": (0.85, 0.9),
+    "back": (0.9, 1.0),
+}
 METHOD = 2  # raised when the way from scan to label map changes: 2 looks again at the brain alone (focus.py)
 MAX_AGE_GAP_WEEKS = 2.0  # between the age given and the age that the model tells
 CUT_SHARE = 0.01  # of the border faces showing brain: above it the field of view cuts the brain
@@ -73,7 +79,7 @@ class Segmentation:
         model_name, model_hash: which model made it.
         registration_quality: agreement of T1 and T2, 0-1, or None with one of them.
         age_weeks: post-menstrual age as the model sees it; None where it has no age head.
-        focused: the scan showed much besides the brain and was segmented a second time with that masked (focus.py).
+        focused: the scan showed much besides the brain and was segmented again with that masked (focus.py).
     """
 
     label_map: sitk.Image
@@ -141,14 +147,19 @@ class Segmenter:
         warnings = [*prepared.warnings, *self._notice, *self._outside_training(scan)]
         clock.enter("network")
         probabilities, age = self._run_network(prepared, options, clock, warnings)
-        closer = focused(prepared, probabilities.argmax(0).to(torch.uint8).cpu().numpy())
-        if closer is not None:
-            clock.enter("brain alone")
+        looks = 1
+        while looks <= FURTHER_LOOKS:
+            labels = probabilities.argmax(0).to(torch.uint8).cpu().numpy()
+            closer = focused(prepared, labels, anyway=looks > 1)
+            if closer is None:
+                break
+            looks += 1
+            clock.enter("brain alone" if looks == 2 else "once more")
             prepared = closer
             probabilities, age = self._run_network(prepared, options, clock, warnings)
         clock.enter("back")
         result = self._bring_back(probabilities, prepared, options)
-        result.age_weeks, result.focused = age, closer is not None
+        result.age_weeks, result.focused = age, looks > 1
         result.warnings = [
             *warnings,
             *age_warning(scan.age_weeks, age),

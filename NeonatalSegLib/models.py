@@ -24,7 +24,7 @@ from NeonatalSegLib.tissues import TISSUES
 if TYPE_CHECKING:
     from torch import nn
 
-DEFAULT_MODEL = "neonatal-t1t2"
+DEFAULT_MODEL = "neonatal-v2"
 FORMAT = 1  # of the "neonatalseg" section of metadata.json; raised when an older reader would misread it
 _PACKAGE = Path(__file__).resolve().parent
 # Beside the package in a checkout and in Slicer, inside it when installed by pip.

@@ -27,6 +27,7 @@ STAGE_NAMES = {
     "prepare": "Preparing the scan",
     "network": "Segmenting",
     "brain alone": "Segmenting the brain alone",
+    "once more": "Segmenting the brain alone",
     "back": "Bringing the result onto the scan",
     "write": "Handing over the result",
 }

@@ -44,6 +44,11 @@ def test_a_scan_without_a_brain_is_not_looked_at_twice() -> None:
     assert focused(prepared, np.zeros_like(labels)) is None
 
 
+def test_a_speck_of_brain_is_nothing_to_go_by() -> None:
+    prepared, labels, radius = ball(head_mm=36)
+    assert focused(prepared, np.where(radius < 10, labels, 0).astype(np.uint8)) is None
+
+
 def test_what_lies_beyond_the_rim_is_masked_and_the_rest_is_scored_anew() -> None:
     prepared, labels, radius = ball(head_mm=36)
     labels = labels.copy()

@@ -195,11 +195,12 @@ def test_settings_files(tmp_path: Path) -> None:
         read_settings(file)
 
 
-def test_the_shipped_configuration_keeps_three_newborns_out() -> None:
-    root = Path(__file__).resolve().parent.parent
-    settings = read_settings(root / "Resources" / "Training" / "neonatal-t1t2.json")
-    assert len(settings.test) >= 3
-    assert not set(settings.test) & set(settings.validation)
+def test_the_shipped_configurations_keep_three_newborns_out() -> None:
+    files = sorted((Path(__file__).resolve().parent.parent / "Resources" / "Training").glob("*.json"))
+    assert files
+    for settings in map(read_settings, files):
+        assert len(settings.test) >= 3
+        assert not set(settings.test) & set(settings.validation)
 
 
 def example() -> dict[str, torch.Tensor]:

@@ -111,7 +111,7 @@ class ScreenTest(unittest.TestCase):
         self.widget.ui.segmentButton.click()
         self.poll_until(State.RUNNING)
         self.widget.logic.runner._run.started -= 24.0  # or the picture would promise a second
-        self.engine.last.succeed(volumes_ml=VOLUMES, model_name="neonatal-t1t2")
+        self.engine.last.succeed(volumes_ml=VOLUMES, model_name="neonatal-v2")
         self.poll_until(State.DONE)
         pictures["done"] = self.shoot("done")
         self.widget.ui.segmentButton.click()
@@ -174,16 +174,16 @@ class ScreenTest(unittest.TestCase):
         step = {"step": 100, "steps": 200, "loss": 0.387, "held_out_dsc": 0.781}
         section.panel.progress({"stage": "train", "fraction": 0.475, "seconds_left": 130.0, **step})
         pictures.add(self.shoot("fine-tune-running"))
-        new = Version("neonatal-t1t2-ft001", "candidate", "full", "neonatal-t1t2", Scores.of(SCORES))
-        section.panel.set_store("neonatal-t1t2", [new])
+        new = Version("neonatal-v2-ft001", "candidate", "full", "neonatal-v2", Scores.of(SCORES))
+        section.panel.set_store("neonatal-v2", [new])
         section.panel.finished(
             {**SCORES, "model": new.name, "held_out_slices": 2, "seconds": 246.0, "device": "the CPU"}
         )
         pictures.add(self.shoot("fine-tune-candidate"))
-        section.panel.set_store(new.name, [replace(new, state="accepted")], "neonatal-t1t2")
-        self.widget.logic.models = {new.name: "neonatal-t1t2 after fine-tuning (full) on 11 slices of 1 scan."}
+        section.panel.set_store(new.name, [replace(new, state="accepted")], "neonatal-v2")
+        self.widget.logic.models = {new.name: "neonatal-v2 after fine-tuning (full) on 11 slices of 1 scan."}
         self.widget.logic.models_changed.emit()
-        section.panel.notice(f"{new.name} is the current model now, in place of neonatal-t1t2; Segment uses it.")
+        section.panel.notice(f"{new.name} is the current model now, in place of neonatal-v2; Segment uses it.")
         pictures.add(self.shoot("fine-tune-accepted"))
         self.assertEqual(len(pictures), 4, "two states look the same")
 
@@ -220,7 +220,7 @@ def told(hello: dict[str, Any]) -> dict[str, Any]:
     shipped = find_model()
     model = {"name": shipped.name, "description": shipped.description, "hash": shipped.hash}
     cpu = [device for device in hello["devices"] if device["name"] == "cpu"]
-    return {**hello, "devices": cpu, "models": [model], "default_model": "neonatal-t1t2"}
+    return {**hello, "devices": cpu, "models": [model], "default_model": "neonatal-v2"}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Models between two models: their weights averaged, judged on the validation newborn.
 
     python benchmarks/mix_models.py --old neonatal-t1t2 --new runs/neonatal-robust/model
-        --data ../shared/data/alberts --shares 0,0.5,0.75,1 --out runs/neonatal-robust/mixed
+        --data ../shared/data/alberts --shares 0,0.35,0.6,1 --out runs/neonatal-robust/mixed
 
 Saves the average with each share of the new model's weights as OUT-SHARE, and prints its mean DSC over the eight
 tissues on the validation newborn of the new model, as it is and altered. One newborn: it decides between neighbours
@@ -32,6 +32,7 @@ CELLS: dict[str, tuple[Alteration, str]] = {
     "T2": (Alteration(), "T2"),
     "T1": (Alteration(), "T1"),
     "T2, 3 mm slices": (Alteration(spacing="3mm-slices"), "T2"),
+    "T2, skull": (Alteration(head="skull"), "T2"),
     "bias": (Alteration(corruption="bias"), "T1+T2"),
     "scale 0.7": (Alteration(scale="0.7"), "T1+T2"),
 }
@@ -47,6 +48,8 @@ def mixed(old: Model, new: Model, share: float, folder: Path) -> Model:
         for key, value in new.metadata["neonatalseg"].items()
         if key in ("training", "training_subjects", "validation_subjects", "test_subjects", "ages_weeks")
     }
+    before = old.metadata["neonatalseg"].get("training_subjects", ())
+    facts["training_subjects"] = sorted({*facts.get("training_subjects", ()), *before})
     facts["mixed"] = {"old": [old.name, old.hash], "new": [new.name, new.hash], "share_of_new": share}
     return save_model(network, new.network, folder, description=new.description, facts=facts)
 
