@@ -292,7 +292,7 @@ class RunTest(TuneCase):
         self.assertEqual(self.tune_ui.scoresTable.property("rowCount"), 9)
         self.assertFalse(self.tune_ui.acceptButton.isEnabled())
 
-    def test_stop_keeps_the_best(self) -> None:
+    def test_stop_before_the_first_step(self) -> None:
         self.open()
         request = self.start()
         self.assertEqual(self.said("startButton"), "Stop")
@@ -300,7 +300,7 @@ class RunTest(TuneCase):
         self.assertEqual((request.stop_asked, request.cancel_asked), (True, False))
         self.assertFalse(self.tune_ui.startButton.isEnabled())
         self.end(request, stopped_early=True)
-        self.assertIn("Stopped early", self.said("tuneMessageLabel"))
+        self.assertIn("Stopped before the first step", self.said("tuneMessageLabel"))
         self.assertEqual(self.said("startButton"), "Start")
 
     def test_error_and_again(self) -> None:
