@@ -43,7 +43,7 @@ class Adapted:
         mix: share of the new weights in the result; 0 where the old model was kept.
         history: (step, loss, mean DSC on the held-out slices or None).
         stopped_early: the user stopped it; the best so far was kept.
-        device, patch: other than asked for, where memory ran out; else None.
+        device: another than asked for, where memory ran out; else None.
     """
 
     network: nn.Module
@@ -58,7 +58,6 @@ class Adapted:
     seconds: float
     warnings: list[str]
     device: torch.device | None = None
-    patch: tuple[int, int, int] | None = None
 
 
 # (stage, fraction of the whole, further facts: step, steps, loss, held_out_dsc)
@@ -112,7 +111,7 @@ def adapt(
             continue
         if number:
             adapted.warnings.append(f"Memory ran out: trained with patches of {patch[0]} voxels on {where.type}.")
-            adapted.device, adapted.patch = where, patch
+            adapted.device = where
         return adapted
     raise NeonatalSegError("There is too little memory to fine-tune this model, even with small patches.")
 

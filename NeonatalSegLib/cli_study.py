@@ -112,16 +112,12 @@ def finetune(
     device: Device = "auto",
 ) -> None:
     """Fine-tune a model on the completed slices of a study; the new model waits as a candidate (see `models`)."""
-    import json
-
+    from NeonatalSegLib.json_settings import read_object
     from NeonatalSegLib.strategies import check_strategy
 
     if strategy is not None:
         check_strategy(strategy)  # bad input is told before the network's libraries load
-    try:
-        given = json.loads(config.read_text(encoding="utf-8")) if config else {}
-    except (OSError, ValueError) as error:
-        raise NeonatalSegError(f"The settings {config} could not be read: {error}.") from error
+    given = read_object(config, "fine-tuning's configuration") if config else {}
     from NeonatalSegLib.annotated import read_annotations
 
     annotated = read_annotations(study, rater)
@@ -130,8 +126,6 @@ def finetune(
     from NeonatalSegLib.model_history import check_writable
     from NeonatalSegLib.models import find_model
 
-    if not isinstance(given, dict):
-        raise NeonatalSegError(f"The settings {config} are no JSON object with names and values.")
     chosen = {"strategy": strategy, "seed": seed, "steps": steps, "rehearsal": 0.0 if no_rehearsal else None}
     given |= {name: value for name, value in chosen.items() if value is not None}
     found, settings = find_model(model), FineTuningSettings.from_json(given)

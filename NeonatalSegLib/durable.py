@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
@@ -46,6 +47,17 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def try_folder(folder: Path) -> None:
+    """Make ``folder`` and one file in it that goes again: before the work, whether its results can be kept.
+
+    Raises:
+        OSError: they cannot.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def stage(path: Path, write: Callable[[Path], object]) -> Path:

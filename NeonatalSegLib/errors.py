@@ -14,6 +14,11 @@ class Cancelled(Exception):  # noqa: N818  # not a failure
     """The user asked to stop; raised from inside a progress callback and never reported as a failure."""
 
 
+def reason_of(error: Exception) -> str:
+    """Why a file could not be written, without its path; torch tells of a full disk at the end of a RuntimeError."""
+    return (isinstance(error, OSError) and error.strerror) or str(error).strip().splitlines()[-1]
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """True for the ways in which torch and Python say that memory ran out."""
     import torch

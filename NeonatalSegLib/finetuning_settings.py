@@ -8,6 +8,7 @@ from typing import Any
 
 from NeonatalSegLib.augmentation import AugmentationSettings
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.json_settings import tuples
 from NeonatalSegLib.strategies import check_strategy
 
 # Less than in training from scratch: the few slices are to be learned, and elastic warping tears planes of one voxel.
@@ -68,15 +69,10 @@ class FineTuningSettings:
         """The inverse of :meth:`to_json`; unknown entries are refused."""
         if unknown := set(data) - {f.name for f in fields(cls)}:
             raise NeonatalSegError(f"Unknown fine-tuning setting {sorted(unknown)[0]!r}.")
-        data = {k: _tuples(v) for k, v in data.items()}
+        data = {k: tuples(v) for k, v in data.items()}
         try:
             if isinstance(data.get("augmentation"), Mapping):
-                changes = {k: _tuples(v) for k, v in data["augmentation"].items()}
-                data["augmentation"] = AugmentationSettings(**changes)
+                data["augmentation"] = AugmentationSettings(**data["augmentation"])
             return cls(**data)
         except (TypeError, ValueError) as error:
             raise NeonatalSegError(f"The fine-tuning settings are not understood: {error}.") from error
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

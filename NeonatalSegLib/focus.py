@@ -21,7 +21,6 @@ MUCH = 2.1
 MUCH_OF_INNER = 3.6  # the same against the brain without cortex: up to 3.2, and 4.6 and more
 CORTEX_MM = 5.0  # 99 % of the ALBERTs' cortex lie within 2.7 to 3.4 mm of what it covers; a scalp further away
 LEAST_ML = 30.0  # a newborn of 28 weeks has about 100: less is no brain but an error, and nothing to go by
-FURTHER_LOOKS = 2  # the first still leaves some scalp; each costs the network's time once more
 RIM_MM = 6.5  # left around the brain: 99 % of the ALBERTs' CSF lies within 4.3 to 6.2 mm of it
 
 

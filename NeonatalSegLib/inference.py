@@ -19,7 +19,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from NeonatalSegLib.errors import NeonatalSegError, is_out_of_memory
-from NeonatalSegLib.focus import FURTHER_LOOKS, focused
+from NeonatalSegLib.focus import focused
 from NeonatalSegLib.geometry import Grid
 from NeonatalSegLib.metrics import volumes_ml
 from NeonatalSegLib.models import Model, current_model, find_model
@@ -39,6 +39,8 @@ STAGES = {
     "once more": (0.85, 0.9),
     "back": (0.9, 1.0),
 }
+# Where a head is left on: the first of these still leaves some scalp. Each costs the network's time once more.
+FURTHER_LOOKS = ("brain alone", "once more")
 METHOD = 2  # raised when the way from scan to label map changes: 2 looks again at the brain alone (focus.py)
 MAX_AGE_GAP_WEEKS = 2.0  # between the age given and the age that the model tells
 CUT_SHARE = 0.01  # of the border faces showing brain: above it the field of view cuts the brain
@@ -147,19 +149,18 @@ class Segmenter:
         warnings = [*prepared.warnings, *self._notice, *self._outside_training(scan)]
         clock.enter("network")
         probabilities, age = self._run_network(prepared, options, clock, warnings)
-        looks = 1
-        while looks <= FURTHER_LOOKS:
+        looked_again = False
+        for stage in FURTHER_LOOKS:
             labels = probabilities.argmax(0).to(torch.uint8).cpu().numpy()
-            closer = focused(prepared, labels, anyway=looks > 1)
+            closer = focused(prepared, labels, anyway=looked_again)
             if closer is None:
                 break
-            looks += 1
-            clock.enter("brain alone" if looks == 2 else "once more")
-            prepared = closer
+            clock.enter(stage)
+            prepared, looked_again = closer, True
             probabilities, age = self._run_network(prepared, options, clock, warnings)
         clock.enter("back")
         result = self._bring_back(probabilities, prepared, options)
-        result.age_weeks, result.focused = age, looks > 1
+        result.age_weeks, result.focused = age, looked_again
         result.warnings = [
             *warnings,
             *age_warning(scan.age_weeks, age),

@@ -11,14 +11,13 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from NeonatalSegLib.durable import now, sync, sync_folder
-from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.durable import now, sync, sync_folder, try_folder
+from NeonatalSegLib.errors import NeonatalSegError, reason_of
 
 FOLDER_VARIABLE = "NEONATALSEG_MODELS"
 ACCEPT, ROLL_BACK, DISCARD = "accept", "roll back", "discard"
@@ -132,18 +131,15 @@ def check_writable() -> None:
     """Before minutes of training: NeonatalSegError where no model can be kept in the user's folder."""
     folder = user_folder()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        try_folder(folder)
     except OSError as error:
         raise NeonatalSegError(why_not_written(folder, error)) from error
 
 
 def why_not_written(folder: Path, error: Exception) -> str:
-    reason = (isinstance(error, OSError) and error.strerror) or str(error).strip().splitlines()[-1]
     return (
-        f"The models' folder {folder} could not be written ({reason}): free space, or set the environment variable "
-        f"{FOLDER_VARIABLE} to a folder that you may write."
+        f"The models' folder {folder} could not be written ({reason_of(error)}): free space, or set the environment "
+        f"variable {FOLDER_VARIABLE} to a folder that you may write."
     )
 
 

@@ -20,7 +20,8 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from NeonatalSegLib import __version__
-from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.durable import try_folder
+from NeonatalSegLib.errors import NeonatalSegError, reason_of
 from NeonatalSegLib.inference import Progress, Segmentation, Segmenter, SegmentOptions
 from NeonatalSegLib.metrics import volume_sums
 from NeonatalSegLib.nifti import is_whole
@@ -164,13 +165,11 @@ def check_writable(folder: str | Path) -> None:
     """
     folder = Path(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        try_folder(folder)
     except OSError as error:
         raise NeonatalSegError(_why_not_written(folder, error)) from error
 
 
 def _why_not_written(folder: Path, error: Exception) -> str:
-    reason = (isinstance(error, OSError) and error.strerror) or str(error).strip().splitlines()[-1]
+    reason = reason_of(error)
     return f"The results could not be written to {folder} ({reason}): free space or choose another folder with --out."

@@ -35,6 +35,9 @@ PAGE = """<!doctype html>
 {% if facts.PredictedAgeWeeks is defined %}
 <tr><th>Age by the model</th><td>{{ "%.1f"|format(facts.PredictedAgeWeeks) }} weeks</td></tr>
 {% endif %}
+{% if facts.SegmentedAgainWithoutHead %}
+<tr><th>Head</th><td>masked: the scan shows much besides the brain, and was segmented again without it</td></tr>
+{% endif %}
 {% for contrast, path in facts.Inputs.items() %}<tr><th>{{ contrast|upper }}</th><td>{{ path }}</td></tr>{% endfor %}
 <tr><th>Model</th><td>{{ facts.Model.Name }} <small>SHA-256 {{ facts.Model.SHA256 }}</small></td></tr>
 <tr><th>Device</th><td>{{ facts.Device }}</td></tr>

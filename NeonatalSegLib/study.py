@@ -120,6 +120,8 @@ def plan_study(
         segmenter = Segmenter(find_model())
     labels: dict[str, bytes] = {}
     warnings: list[str] = []
+    if segmenter is None and settings.extent == "brain":
+        warnings.append("Without the model, the slices are spread over all that a scan shows, not over the brain.")
     seen = _look(scans, settings, segmenter, progress, labels, warnings)
     plan = plan_slices(seen, settings)
     model = segmenter.model if segmenter else None
@@ -148,8 +150,6 @@ def _look(
         grid = Grid.of(scan.reference)
         if segmenter is None:
             warnings += [f"{scan.name}: {text}" for text in scan.warnings]
-            if settings.extent == "brain":
-                warnings.append(f"{scan.name}: without the model, the slices are spread over all that the scan shows.")
             yield ScanToPlan(scan.name, grid, sitk.GetArrayFromImage(foreground(scan.reference)) > 0)
         else:
             yield _segmented(scan, grid, settings, segmenter, within, labels, warnings)

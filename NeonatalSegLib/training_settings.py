@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from NeonatalSegLib.augmentation import AugmentationSettings
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.json_settings import read_object, tuples
 from NeonatalSegLib.network import PRESETS, NetworkSettings
 from NeonatalSegLib.randomisation import RandomisationSettings
 
@@ -91,23 +91,14 @@ class TrainingSettings:
         changes = data.pop("augmentation", {})
         if unknown := set(changes) - {f.name for f in fields(AugmentationSettings)}:
             raise NeonatalSegError(f"Unknown augmentation setting {sorted(unknown)[0]!r}.")
-        data["augmentation"] = AugmentationSettings(**_tuples(changes))
+        data["augmentation"] = AugmentationSettings(**tuples(changes))
         if (changes := data.pop("randomisation", None)) is not None:
             if unknown := set(changes) - {f.name for f in fields(RandomisationSettings)}:
                 raise NeonatalSegError(f"Unknown randomisation setting {sorted(unknown)[0]!r}.")
-            data["randomisation"] = RandomisationSettings(**_tuples(changes))
-        return cls(**_tuples(data))
-
-
-def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON knows lists only; settings hold tuples."""
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+            data["randomisation"] = RandomisationSettings(**tuples(changes))
+        return cls(**{key: tuples(value) for key, value in data.items()})
 
 
 def read_settings(path: str | Path) -> TrainingSettings:
     """Training settings from a JSON file; NeonatalSegError where it is missing or not understood."""
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise NeonatalSegError(f"The training configuration {path} could not be read: {error}.") from error
-    return TrainingSettings.from_json(data)
+    return TrainingSettings.from_json(read_object(path, "training configuration"))

@@ -249,7 +249,7 @@ class WorkTest(AnnotateCase):
         self.stroke("wm")
         self.section.on_timer()
         self.assertFalse(self.panel.item.saved)
-        self.section._kept_at -= 31  # seconds
+        self.section.drafts.kept_at -= 31  # seconds
         self.section.on_timer()
         self.assertTrue(self.panel.item.saved)
         self.assertTrue((self.panel.project.label_plane(FIRST) == 3).all())

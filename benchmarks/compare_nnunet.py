@@ -9,9 +9,9 @@ NOT COMPARED YET: no machine with a GPU was at hand. All three steps were run on
 of two steps on a CPU (prepare, training, native cells scored), which shows that they work and nothing about nnU-Net.
 There are no figures of this comparison.
 
-prepare: writes nnU-Net's raw data set from the subjects on which MODEL was trained (its phantoms left out: the peer
-does not get them), with MODEL's validation subject as the validation of the only fold. As in any fold of nnU-Net, the
-planning sees that subject too. Kept-out subjects are not written.
+prepare: writes nnU-Net's raw data set from the subjects on which MODEL was trained (phantoms and age templates are left
+out: the peer does not get them), with MODEL's validation subject as the validation of the only fold. As in any fold of
+nnU-Net, the planning sees that subject too. Kept-out subjects are not written.
 
 train: nnU-Net's planning and preprocessing as they come (default planner, 3d_fullres, default trainer), then training
 for at most --minutes. nnU-Net's length is a number of epochs (1000), and its learning rate falls with the epoch. Here

@@ -139,8 +139,9 @@ def _source(subject: Subject) -> dict[str, list[Any]]:
 
 
 def _holds(index: dict[str, Any], name: str, facts: dict[str, Any]) -> bool:
+    """True where the index has these facts of a subject, and no merged classes that they do not have."""
     entry = index["subjects"].get(name)
-    return entry is not None and all(entry.get(key) == value for key, value in facts.items())
+    return entry is not None and {**entry, **facts} == entry and entry.get("merged") == facts.get("merged")
 
 
 def _add(

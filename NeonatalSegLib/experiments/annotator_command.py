@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -15,6 +14,7 @@ from NeonatalSegLib.experiments.annotator import AnnotatorSettings, simulate
 from NeonatalSegLib.experiments.annotator_report import write_annotator_report
 from NeonatalSegLib.finetuning import PHANTOMS
 from NeonatalSegLib.inference import Segmenter
+from NeonatalSegLib.json_settings import read_object, tuples
 from NeonatalSegLib.models import find_model
 
 
@@ -87,12 +87,8 @@ def run_annotator(
 
 def read_settings(config: Path | None, merged: tuple[tuple[int, ...], ...]) -> AnnotatorSettings:
     """Settings from a JSON file over the defaults; NeonatalSegError where it is not understood."""
-    try:
-        given = json.loads(config.read_text(encoding="utf-8")) if config else {}
-    except (OSError, ValueError) as error:
-        raise NeonatalSegError(f"The settings {config} could not be read: {error}.") from error
+    given = read_object(config, "annotator's configuration") if config else {}
     known = {f.name for f in fields(AnnotatorSettings)}
     if unknown := sorted(set(given) - known):
         raise NeonatalSegError(f"Unknown setting {unknown[0]!r} in {config}: known are {', '.join(sorted(known))}.")
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-    return AnnotatorSettings(**{"merged": merged, **given})
+    return AnnotatorSettings(**{"merged": merged, **tuples(given)})

@@ -96,13 +96,9 @@ def write_report(
     draw(now, then, model.name, earlier.model if earlier else "", picture)
     parts = [f"# Robustness of {model.name}", "Made by this command:", f"    {command}", *_results(rows, now, then)]
     if earlier:
-        other = (
-            ""
-            if earlier.method == METHOD
-            else (
-                f", by an earlier way from scan to label map (method {earlier.method}, now {METHOD}: see inference.py)"
-            )
-        )
+        other = ""
+        if earlier.method != METHOD:
+            other = f", segmented in an earlier way (METHOD {earlier.method} in inference.py, now {METHOD})"
         parts += [f"Before: the model {earlier.model} on the same altered scans{other}.", _changes(now, then)]
     parts += [f"![Mean DSC of every cell]({picture.name})", "## How to read it", _notes(rows, model)]
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8", newline="\n")

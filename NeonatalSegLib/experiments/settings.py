@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -20,6 +19,7 @@ from NeonatalSegLib.datasets.splits import (
     transfer_split,
 )
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.json_settings import read_object
 from NeonatalSegLib.network import PRESETS
 from NeonatalSegLib.training_settings import TrainingSettings
 
@@ -216,8 +216,4 @@ def _make(kind: type[Design], data: Mapping[str, Any]) -> Design:
 
 def read_experiment(path: str | Path) -> ExperimentSettings:
     """Settings from a JSON file; NeonatalSegError where it is missing or not understood."""
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise NeonatalSegError(f"The experiment's configuration {path} could not be read: {error}.") from error
-    return ExperimentSettings.from_json(data)
+    return ExperimentSettings.from_json(read_object(path, "experiment's configuration"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,13 @@ from ..errors import NeonatalSegError
 from ..study import needs_model
 from . import annotate_draw, choosing, dependencies
 from .controller import slot
+from .drafts import Drafts
 from .logic import check_inputs
 from .sections import Host
 from .slice_desk import SliceDesk
 from .study_maker import StudyMaker
 from .view import chosen
 
-LOSE = "What was changed in this slice cannot be kept: {why}\n\nLeave the slice and lose the change?"
-DRAFT_EVERY_S = 30.0  # what was changed in a slice that is not done is on disk at least so often
 OPACITIES = (0.25, 0.5, 0.75, 1.0)
 DOING = "Planning a study"
 DECLINED = "Nothing was installed. Planning slices with the model needs PyTorch; start from nothing to do without."
@@ -40,11 +38,11 @@ class AnnotateController(VTKObservationMixin):
         self.ui, self.host, self.panel = ui, host, Annotating()
         self.choose_folder, self.confirm, self.is_active = host.choose_folder, host.confirm, host.is_active
         self.desk = SliceDesk(ui.segmentEditor, self.panel.clock.touch)
+        self.drafts = Drafts(self.panel, self.desk, lambda text: self.confirm(text))
         self.maker = StudyMaker(host.logic.runner.engine)
         self.timer = host.make_timer()
         self.parameters: Any = None
         self._entered = False
-        self._kept_at, self._why_not_kept = 0.0, ""
         annotate_draw.fill_choices(ui)
         self.shortcuts = {
             "done": host.make_shortcut(KEYS["done"], self.on_done),
@@ -114,7 +112,7 @@ class AnnotateController(VTKObservationMixin):
         self._entered = False
         self.desk.exit()
         self.panel.clock.set_entered(False)
-        self.keep_draft()
+        self.drafts.keep()
         if not self.panel.making:
             self.timer.stop()
         self.draw()
@@ -146,7 +144,7 @@ class AnnotateController(VTKObservationMixin):
     def node_removed(self) -> None:
         """Perhaps it was the segmentation or the scan that is being annotated."""
         key = self.panel.key
-        if self.desk.gone and self.keep_draft():
+        if self.desk.gone and self.drafts.keep():
             self.desk.forget()
             self.panel.leave()
             self.panel.tell(
@@ -172,8 +170,7 @@ class AnnotateController(VTKObservationMixin):
         """Ten times a second while the module is open or a study is being made."""
         self.panel.clock.set_active(bool(self.is_active()))
         self.desk.keep()
-        if time.monotonic() - self._kept_at > DRAFT_EVERY_S:
-            self.keep_draft()
+        self.drafts.keep_now_and_then()
         try:
             self.maker.poll()
         except Exception:
@@ -275,19 +272,14 @@ class AnnotateController(VTKObservationMixin):
 
     def _leave_study(self, *, ask: bool = True) -> bool:
         """Close the study; False where the user stays, because what was changed cannot be kept."""
-        kept = self._may_leave() if ask else self.keep_draft()
-        lost = "" if kept else self._why_not_kept
+        kept = self.drafts.may_leave() if ask else self.drafts.keep()
         if ask and not kept:
             return False
         self.desk.forget()
         self.panel.close()
-        if lost:
-            self.panel.failed(lost)
+        if not kept:
+            self.panel.failed(self.drafts.why_not)
         return True
-
-    def _may_leave(self) -> bool:
-        """Keep what was changed in the slice; where that fails the user decides whether it may be lost."""
-        return self.keep_draft() or bool(self.confirm(_(LOSE).format(why=self._why_not_kept)))
 
     # Slices
 
@@ -297,7 +289,7 @@ class AnnotateController(VTKObservationMixin):
         Raises:
             NeonatalSegError: its scan cannot be loaded, or the study cannot be written; what was shown stays.
         """
-        if not self._may_leave():
+        if not self.drafts.may_leave():
             self.draw()  # the list goes back to the slice that is shown
             return
         assert self.panel.project is not None
@@ -342,13 +334,13 @@ class AnnotateController(VTKObservationMixin):
     @slot
     def on_skip(self) -> None:
         """Leave the slice out."""
-        if self.panel.editable and self._may_leave():
+        if self.panel.editable and self.drafts.may_leave():
             self._go_on(self.panel.skip())
 
     @slot
     def on_flag(self) -> None:
         """Put the slice aside with a note."""
-        if self.panel.editable and self._may_leave():
+        if self.panel.editable and self.drafts.may_leave():
             following = self.panel.flag(str(self.ui.noteEdit.property("text")).strip())
             self.ui.noteEdit.clear()
             self._go_on(following)
@@ -399,19 +391,6 @@ class AnnotateController(VTKObservationMixin):
         if self.desk.shown is not None:
             fill, outline = self.ui.fillBox.isChecked(), self.ui.outlineBox.isChecked()
             self.desk.shown.look(fill, outline, float(self.ui.fillSlider.property("value")))
-
-    def keep_draft(self) -> bool:
-        """Keep on disk what was changed in a slice that is left unfinished; False, and told, where that fails."""
-        self._kept_at = time.monotonic()
-        if self.desk.shown is None or not self.panel.editable:
-            return True
-        try:
-            self.panel.keep_draft(self.desk.shown.read())
-        except NeonatalSegError as error:
-            self._why_not_kept = str(error)
-            self.panel.failed(self._why_not_kept)
-            return False
-        return True
 
     def _go_on(self, key: str) -> None:
         if key:
