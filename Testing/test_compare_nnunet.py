@@ -19,7 +19,11 @@ from NeonatalSegLib.network import NetworkSettings, build_network
 from NeonatalSegLib.scan import make_scan
 from NeonatalSegLib.tissues import TISSUES
 
-ROLES = {"training_subjects": ["phantom00", "sub-01"], "validation_subjects": ["sub-02"], "test_subjects": ["sub-03"]}
+ROLES = {
+    "training_subjects": ["age-36", "phantom00", "sub-01"],
+    "validation_subjects": ["sub-02"],
+    "test_subjects": ["sub-03"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +55,7 @@ def test_the_peer_gets_the_training_and_validation_newborns_and_no_other(data: P
     folder = work / "raw" / nnunet_peer.DATASET
     cases = {path.name.split(".")[0].rsplit("_", 1)[0] for path in (folder / "imagesTr").iterdir()}
     assert cases == {path.name.split(".")[0] for path in (folder / "labelsTr").iterdir()} == {"sub-01", "sub-02"}
-    assert not [path for path in work.rglob("*") if "sub-03" in path.name or "phantom" in path.name]
+    assert not [path for path in work.rglob("*") if any(n in path.name for n in ("sub-03", "phantom", "age-"))]
     split = json.loads((work / "preprocessed" / nnunet_peer.DATASET / "splits_final.json").read_text(encoding="utf-8"))
     assert split == [{"train": ["sub-01"], "val": ["sub-02"]}]
     described = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
