@@ -29,7 +29,6 @@ from typing import Any
 
 import numpy as np
 
-from NeonatalSegLib import durable
 from NeonatalSegLib.annotated import AnnotatedScan, read_annotations
 from NeonatalSegLib.annotation_record import (
     NOTE,
@@ -44,6 +43,7 @@ from NeonatalSegLib.annotation_record import (
 )
 from NeonatalSegLib.budget import Plan, plane
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.files import atomic
 from NeonatalSegLib.geometry import Grid
 from NeonatalSegLib.study_folder import (
     FORMAT,
@@ -106,9 +106,9 @@ class Project:
             raise NeonatalSegError(f"There is a rater {other[0]!r} already: choose that name or one that differs more.")
         try:
             place.mkdir(parents=True, exist_ok=True)
-            lock = durable.Lock(place / "lock")
-            durable.sync_folder(place.parent)
-            durable.sync_folder(study.folder)
+            lock = atomic.Lock(place / "lock")
+            atomic.sync_folder(place.parent)
+            atomic.sync_folder(study.folder)
         except BlockingIOError as error:
             raise NeonatalSegError(
                 f"{rater} has this study open already, in {error}. Close it there, or open it under another name."
@@ -124,14 +124,14 @@ class Project:
             lock.release()
             raise
 
-    def __init__(self, study: Study, rater: str, lock: durable.Lock) -> None:
+    def __init__(self, study: Study, rater: str, lock: atomic.Lock) -> None:
         self.study = study
         self.rater = rater
         self.warnings: list[str] = []
         self._place = study.rater_folder(rater)
-        self._lock: durable.Lock | None = lock
+        self._lock: atomic.Lock | None = lock
         self._record, length = read_record(study, rater)
-        self._ledger = durable.Ledger(self._place / "ledger.jsonl", length)
+        self._ledger = atomic.Ledger(self._place / "ledger.jsonl", length)
         self._base: tuple[str, np.ndarray] | None = None  # of the last scan only: a study may have many
         self._given: dict[str, np.ndarray] = {}  # the pre-fill that a slice was begun with
         self._starts: dict[str, str] = {}
@@ -254,7 +254,7 @@ class Project:
         state = self.item(key).state
         if state == "done":
             raise NeonatalSegError(f"The slice {key} is completed: reopen it to change it.")
-        self._starts[key] = durable.now()
+        self._starts[key] = atomic.now()
         if state != "in progress":
             self._commit(key, "started")
 
@@ -271,7 +271,7 @@ class Project:
         labels = check_plane(labels, seconds, self.item(key).slice, self._grid(key))
         given = self._given.get(key)
         changed = np.count_nonzero(labels != (self.prefill(key, "model") if given is None else given))
-        time = durable.now()
+        time = atomic.now()
         saved = Saved.of(self.item(key).slice, self.rater, time, labels)
         facts = {"start": self._starts.get(key, time), "seconds": round(float(seconds), 3), "changed": int(changed)}
         self._commit(key, "done", {"time": time, **facts, **saved.to_line()}, saved)
@@ -292,7 +292,7 @@ class Project:
         if (state := self.item(key).state) != "in progress":
             raise NeonatalSegError(f"The slice {key} is {state}, not in progress: there is no draft of it to keep.")
         labels = check_plane(labels, seconds, self.item(key).slice, self._grid(key))
-        saved = Saved.of(self.item(key).slice, self.rater, durable.now(), labels)
+        saved = Saved.of(self.item(key).slice, self.rater, atomic.now(), labels)
         facts = {"seconds": round(float(seconds), 3), **saved.to_line()}
         self._commit(key, "drafted", {"time": saved.time, **facts}, saved)
 
@@ -317,7 +317,7 @@ class Project:
         scan = self.item(key).slice.scan
         if self._lock is None:
             raise NeonatalSegError(f"The study {self.study.folder} was closed: open it again to work on it.")
-        line = {"format": FORMAT, "slice": key, "rater": self.rater, "event": event, "time": durable.now(), **facts}
+        line = {"format": FORMAT, "slice": key, "rater": self.rater, "event": event, "time": atomic.now(), **facts}
         after = self._record.copy()
         after.apply(line, saved)
         staged: list[tuple[Path, Path]] = []
@@ -351,9 +351,9 @@ class Project:
     def _put(self, staged: Sequence[tuple[Path, Path]]) -> None:
         try:
             for part, path in staged:
-                durable.put(part, path)
+                atomic.put(part, path)
             if staged:
-                durable.sync_folder(self._place)
+                atomic.sync_folder(self._place)
         except OSError as error:
             self.warnings.append(
                 f"{path} could not be brought up to date ({error.strerror or error}); the slices are safe in the "
@@ -389,7 +389,7 @@ class Project:
         while (kept := path.with_name(f"{path.name.removesuffix('.nii.gz')}-changed{number}.nii.gz")).exists():
             number += 1
         try:
-            durable.put(path, kept)
+            atomic.put(path, kept)
         except OSError as error:
             raise NeonatalSegError(
                 f"{path} was changed by another program and cannot be set aside ({error.strerror or error}): close the "

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from NeonatalSegLib import durable
 from NeonatalSegLib.budget import Plan, PlannedSlice, plane
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.files import atomic
 from NeonatalSegLib.geometry import Grid
 from NeonatalSegLib.study_folder import FORMAT, Study, check_labels
 
@@ -144,7 +144,7 @@ def read_record(study: Study, rater: str) -> tuple[Record, int]:
             labels.
     """
     path = study.rater_folder(rater) / "ledger.jsonl"
-    lines, length = durable.read_ledger(path)
+    lines, length = atomic.read_ledger(path)
     record = Record.empty(study.plan)
     time = ""
     for number, line in enumerate(lines, 1):

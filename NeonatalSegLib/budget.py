@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from NeonatalSegLib import durable, slice_selection
+from NeonatalSegLib import slice_selection
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.files import atomic
 from NeonatalSegLib.geometry import AXES, Grid, plane, position_mm, voxel_axis
 from NeonatalSegLib.slice_selection import Candidates, Pick, ScanToPlan, candidates
 from NeonatalSegLib.tissues import NUMBER_OF_CLASSES
@@ -168,7 +169,7 @@ class Plan:
         """
         text = json.dumps(self.to_json(), indent=1) + "\n"
         try:
-            durable.write_file(Path(path), lambda part: _write_text(part, text))
+            atomic.write_file(Path(path), lambda part: _write_text(part, text))
         except OSError as error:
             raise NeonatalSegError(f"The plan {path} could not be written ({error.strerror or error}).") from error
 

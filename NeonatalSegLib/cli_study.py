@@ -112,7 +112,7 @@ def finetune(
     device: Device = "auto",
 ) -> None:
     """Fine-tune a model on the completed slices of a study; the new model waits as a candidate (see `models`)."""
-    from NeonatalSegLib.json_settings import read_object
+    from NeonatalSegLib.files.settings import read_object
     from NeonatalSegLib.strategies import check_strategy
 
     if strategy is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from NeonatalSegLib.augmentation import AugmentationSettings
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.json_settings import tuples
+from NeonatalSegLib.files.settings import tuples
 from NeonatalSegLib.strategies import check_strategy
 
 # Less than in training from scratch: the few slices are to be learned, and elastic warping tears planes of one voxel.

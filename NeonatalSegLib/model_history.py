@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from NeonatalSegLib.durable import now, sync, sync_folder, try_folder
 from NeonatalSegLib.errors import NeonatalSegError, reason_of
+from NeonatalSegLib.files.atomic import now, sync, sync_folder, try_folder
 
 FOLDER_VARIABLE = "NEONATALSEG_MODELS"
 ACCEPT, ROLL_BACK, DISCARD = "accept", "roll back", "discard"

@@ -11,8 +11,8 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from NeonatalSegLib.durable import sync
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.files.atomic import sync
 
 # What a bundle consists of, and how large each part may be (bytes). The paper's larger network takes 63 MB.
 KNOWN_FILES = {

@@ -20,8 +20,8 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from NeonatalSegLib import __version__
-from NeonatalSegLib.durable import try_folder
 from NeonatalSegLib.errors import NeonatalSegError, reason_of
+from NeonatalSegLib.files.atomic import try_folder
 from NeonatalSegLib.inference import Progress, Segmentation, Segmenter, SegmentOptions
 from NeonatalSegLib.metrics import volume_sums
 from NeonatalSegLib.nifti import is_whole

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from NeonatalSegLib import model_history as log
-from NeonatalSegLib.durable import now, sync, sync_folder
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.files.atomic import now, sync, sync_folder
 from NeonatalSegLib.model_card import scan_names, version_card, version_description
 from NeonatalSegLib.model_history import Event, user_folder
 from NeonatalSegLib.model_zip import check_name, name_in_zip, read_zip, write_zip

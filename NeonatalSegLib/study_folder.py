@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from NeonatalSegLib import __version__, durable
+from NeonatalSegLib import __version__
 from NeonatalSegLib.budget import Plan, read_plan
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.files import atomic
 from NeonatalSegLib.geometry import Grid
 from NeonatalSegLib.nifti import is_whole
 from NeonatalSegLib.scan import read_image
@@ -220,7 +221,7 @@ def stage_labels(path: Path, array: np.ndarray, grid: Grid, note: str = "") -> P
         if not grid_of(part).is_like(grid):
             raise OSError(errno.EIO, "NIfTI cannot hold this scan's grid")
 
-    return durable.stage(path, write)
+    return atomic.stage(path, write)
 
 
 def note_of(path: Path) -> str:
@@ -281,7 +282,7 @@ def _study_json(folder: Path, scans: Sequence[StudyScan], facts: Mapping[str, An
     study = {
         "format": FORMAT,
         "made_with": f"NeonatalSeg {__version__}",
-        "made": durable.now(),
+        "made": atomic.now(),
         "facts": dict(facts),
         "scans": entries,
     }
@@ -315,14 +316,14 @@ def _write_study(folder: Path, plan: Plan, prefills: Mapping[str, np.ndarray], s
         (creating / "prefill").mkdir(parents=True)
         for name, labels in prefills.items():
             path = creating / "prefill" / f"{name}_dseg.nii.gz"
-            durable.put(stage_labels(path, labels.astype(np.uint8), plan.grids[name]), path)
-        durable.sync_folder(creating / "prefill")
+            atomic.put(stage_labels(path, labels.astype(np.uint8), plan.grids[name]), path)
+        atomic.sync_folder(creating / "prefill")
         plan.write(creating / "plan.json")
-        durable.write_file(creating / "study.json", lambda part: part.write_bytes(study.encode()))
+        atomic.write_file(creating / "study.json", lambda part: part.write_bytes(study.encode()))
         for name in names:
-            durable.put(creating / name, folder / name)
+            atomic.put(creating / name, folder / name)
             moved.append(name)
-            durable.sync_folder(folder)
+            atomic.sync_folder(folder)
     except BaseException:
         if "study.json" in moved:
             (folder / "study.json").unlink()

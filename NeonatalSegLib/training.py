@@ -26,8 +26,8 @@ from torch.utils.data import DataLoader
 from NeonatalSegLib.callbacks import StopAfter, Stopwatch, TellProgress
 from NeonatalSegLib.datasets.cache import CachedSubject
 from NeonatalSegLib.datasets.templates import PREFIX as TEMPLATE_PREFIX
-from NeonatalSegLib.durable import write_file
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.files.atomic import write_file
 from NeonatalSegLib.losses import DeepSupervisionLoss, age_loss, merged_loss
 from NeonatalSegLib.metrics import dice_per_class, mean_dice_no_background
 from NeonatalSegLib.models import Model, find_model, save_model

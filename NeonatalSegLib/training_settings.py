@@ -9,7 +9,7 @@ from typing import Any
 
 from NeonatalSegLib.augmentation import AugmentationSettings
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.json_settings import read_object, tuples
+from NeonatalSegLib.files.settings import read_object, tuples
 from NeonatalSegLib.network import PRESETS, NetworkSettings
 from NeonatalSegLib.randomisation import RandomisationSettings
 

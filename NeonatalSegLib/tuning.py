@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from .panel import STAGE_NAMES as SEGMENT_STAGES
-from .panel import Control, Signal, duration
-from .strategies import STRATEGIES
-from .versions import Scores, Version, dice_text
+from NeonatalSegLib.panel import STAGE_NAMES as SEGMENT_STAGES
+from NeonatalSegLib.panel import Control, Signal, duration
+from NeonatalSegLib.strategies import STRATEGIES
+from NeonatalSegLib.versions import Scores, Version, dice_text
 
 NO_STUDY = "Choose or start a study in the Annotate section: fine-tuning learns from its completed slices."
 NO_SLICES = "No slice of this study is completed yet. Complete some in the Annotate section first."

@@ -8,8 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import NeonatalSegError
-from .tissues import PHYSIOLOGICAL
+from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ def change_text(before: float | None, after: float | None) -> str:
 
 def list_versions() -> list[Version]:
     """The user's own models, sorted by name, so that the newest of a family is the last."""
-    from .models import list_models
-    from .store import SHIPPED, status
+    from NeonatalSegLib.models import list_models
+    from NeonatalSegLib.store import SHIPPED, status
 
     versions = []
     for model in list_models():

@@ -66,7 +66,6 @@ from benchmarks.nnunet_peer import (
 from NeonatalSegLib.datasets.bids import Subject, find_subjects, read_table
 from NeonatalSegLib.datasets.cache import read_labels
 from NeonatalSegLib.datasets.templates import PREFIX
-from NeonatalSegLib.durable import write_file
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.evaluation import markdown_table
 from NeonatalSegLib.experiments import alterations
@@ -74,6 +73,7 @@ from NeonatalSegLib.experiments.alterations import FACTORS, Alteration, altered,
 from NeonatalSegLib.experiments.annotator import dsc_merged
 from NeonatalSegLib.experiments.robustness import CONTRASTS, Source, kept_out, make_jobs
 from NeonatalSegLib.experiments.robustness_report import read_earlier
+from NeonatalSegLib.files.atomic import write_file
 from NeonatalSegLib.geometry import Grid
 from NeonatalSegLib.models import DEFAULT_MODEL, Model, find_model
 from NeonatalSegLib.preprocessing import align, foreground

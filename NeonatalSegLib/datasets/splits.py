@@ -19,8 +19,8 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from NeonatalSegLib.durable import write_file
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.files.atomic import write_file
 
 PAPER_SHARE = 0.20  # of the 709 sessions of the release that have T1, T2 and labels: 142 scans
 PAPER_TRAIN, PAPER_VALIDATION, PAPER_TEST = 114, 28, 100

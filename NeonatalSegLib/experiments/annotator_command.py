@@ -12,9 +12,9 @@ from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.experiments import domains
 from NeonatalSegLib.experiments.annotator import AnnotatorSettings, simulate
 from NeonatalSegLib.experiments.annotator_report import write_annotator_report
+from NeonatalSegLib.files.settings import read_object, tuples
 from NeonatalSegLib.finetuning import PHANTOMS
 from NeonatalSegLib.inference import Segmenter
-from NeonatalSegLib.json_settings import read_object, tuples
 from NeonatalSegLib.models import find_model
 
 

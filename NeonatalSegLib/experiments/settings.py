@@ -19,7 +19,7 @@ from NeonatalSegLib.datasets.splits import (
     transfer_split,
 )
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.json_settings import read_object
+from NeonatalSegLib.files.settings import read_object
 from NeonatalSegLib.network import PRESETS
 from NeonatalSegLib.training_settings import TrainingSettings
 

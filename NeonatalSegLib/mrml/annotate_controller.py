@@ -9,17 +9,17 @@ import vtk
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
-from ..annotating import KEYS, Annotating, smoothed
-from ..errors import NeonatalSegError
-from ..study import needs_model
-from . import annotate_draw, choosing, dependencies
-from .controller import slot
-from .drafts import Drafts
-from .logic import check_inputs
-from .sections import Host
-from .slice_desk import SliceDesk
-from .study_maker import StudyMaker
-from .view import chosen
+from NeonatalSegLib.annotating import KEYS, Annotating, smoothed
+from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.mrml import annotate_draw, choosing, dependencies
+from NeonatalSegLib.mrml.controller import slot
+from NeonatalSegLib.mrml.drafts import Drafts
+from NeonatalSegLib.mrml.logic import check_inputs
+from NeonatalSegLib.mrml.sections import Host
+from NeonatalSegLib.mrml.slice_desk import SliceDesk
+from NeonatalSegLib.mrml.study_maker import StudyMaker
+from NeonatalSegLib.mrml.view import chosen
+from NeonatalSegLib.study import needs_model
 
 OPACITIES = (0.25, 0.5, 0.75, 1.0)
 DOING = "Planning a study"

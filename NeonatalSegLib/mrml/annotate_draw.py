@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..annotating import KEYS, PREFILL_TEXTS, AnnotateView
-from ..budget import BudgetSettings
-from ..tissues import TISSUES
-from .view import PREFIX, apply, choices, chosen, enable
+from NeonatalSegLib.annotating import KEYS, PREFILL_TEXTS, AnnotateView
+from NeonatalSegLib.budget import BudgetSettings
+from NeonatalSegLib.mrml.view import PREFIX, apply, choices, chosen, enable
+from NeonatalSegLib.tissues import TISSUES
 
 UNITS = [("slices", "slices"), ("percent of the axis", "percent")]
 AXES = [(text, text) for text in ("axial", "coronal", "sagittal", "mixed", "random")]

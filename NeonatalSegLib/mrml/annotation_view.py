@@ -15,11 +15,11 @@ import numpy as np
 import slicer
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
-from ..errors import NeonatalSegError
-from ..geometry import Grid, voxel_axis
-from ..tissues import TISSUES, Tissue
-from .segments import BINARY_LABEL_MAP, _segment, set_opacity
-from .volumes import RAS_TO_LPS, array_to_matrix, place_in_folder
+from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.geometry import Grid, voxel_axis
+from NeonatalSegLib.mrml.segments import BINARY_LABEL_MAP, _segment, set_opacity
+from NeonatalSegLib.mrml.volumes import RAS_TO_LPS, array_to_matrix, place_in_folder
+from NeonatalSegLib.tissues import TISSUES, Tissue
 
 MASK_ID = "neonatalseg_slice_mask"
 MASK_NAME = "Slice being annotated (no tissue)"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..panel import Device
+from NeonatalSegLib.panel import Device
 
 
 def choose_inputs(parameters: Any, scene: Any) -> None:
@@ -64,7 +64,7 @@ def models(hello: Mapping[str, Any]) -> dict[str, str]:
 
 def known_models() -> dict[str, str]:
     """As ``models``, read here: before the compute process was started, or after a model came or went."""
-    from ..models import default_model_name, list_models
+    from NeonatalSegLib.models import default_model_name, list_models
 
     found = [{"name": model.name, "description": model.description} for model in list_models()]
     return models({"models": found, "default_model": default_model_name()})
@@ -77,8 +77,8 @@ def default_model(known: Mapping[str, str]) -> str:
 
 def completed_slices(study: str) -> tuple[int, int]:
     """How many slices of a study any rater has completed, and how many are planned; NeonatalSegError: no study."""
-    from ..annotation_record import read_record
-    from ..study_folder import read_study
+    from NeonatalSegLib.annotation_record import read_record
+    from NeonatalSegLib.study_folder import read_study
 
     found = read_study(study)
     done = {key for rater in found.raters() for key in read_record(found, rater)[0].done}

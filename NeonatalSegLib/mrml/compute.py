@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..panel import Signal
+from NeonatalSegLib.panel import Signal
 
 
 class Turn:
@@ -84,6 +84,6 @@ class Engine(Protocol):
 
 def start_engine() -> Engine:
     """The real compute process; it starts with its first request."""
-    from ..engine.client import Client
+    from NeonatalSegLib.engine.client import Client
 
     return Client()

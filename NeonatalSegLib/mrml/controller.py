@@ -16,12 +16,12 @@ import vtk
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
-from ..errors import NeonatalSegError
-from ..panel import Panel, duration
-from . import choosing, dependencies, export, results, segments, view
-from .logic import check_inputs
-from .outcome import Outcome
-from .parameters import segment_options
+from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.mrml import choosing, dependencies, export, results, segments, view
+from NeonatalSegLib.mrml.logic import check_inputs
+from NeonatalSegLib.mrml.outcome import Outcome
+from NeonatalSegLib.mrml.parameters import segment_options
+from NeonatalSegLib.panel import Panel, duration
 
 DOING = "A segmentation"
 

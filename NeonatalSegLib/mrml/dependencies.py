@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import slicer
 
-from ..errors import NeonatalSegError
+from NeonatalSegLib.errors import NeonatalSegError
 
 
 @dataclass(frozen=True)

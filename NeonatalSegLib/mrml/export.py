@@ -9,10 +9,10 @@ from typing import Any
 import SimpleITK as sitk
 import slicer
 
-from ..errors import NeonatalSegError
-from ..tissues import PHYSIOLOGICAL
-from .results import volume_rows, volumes_from_label_map
-from .segments import WithoutSurfaces, label_map_from_segmentation, write_surfaces
+from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.mrml.results import volume_rows, volumes_from_label_map
+from NeonatalSegLib.mrml.segments import WithoutSurfaces, label_map_from_segmentation, write_surfaces
+from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 
 def export_label_map(node: Any, folder: Path) -> dict[str, Path]:

@@ -9,8 +9,8 @@ import numpy as np
 import SimpleITK as sitk
 import vtk
 
-from ..tissues import PHYSIOLOGICAL
-from .volumes import place_beside, place_in_folder, volume_from_image
+from NeonatalSegLib.mrml.volumes import place_beside, place_in_folder, volume_from_image
+from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 BRAIN_ROW = "Brain (tissue)"
 INTRACRANIAL_ROW = "Intracranial (brain and fluid)"

@@ -6,7 +6,7 @@ from typing import Any
 
 import slicer
 
-from .volumes import volume_from_image
+from NeonatalSegLib.mrml.volumes import volume_from_image
 
 AGE_WEEKS = 40.0
 NAME = "Synthetic newborn"
@@ -14,7 +14,7 @@ NAME = "Synthetic newborn"
 
 def load_sample(source: Any = None) -> list[Any]:
     """Draw the newborn into the scene; returns its T1 and T2 volume nodes. ``source`` is Slicer's, and unused."""
-    from ..datasets.phantom import draw_newborn
+    from NeonatalSegLib.datasets.phantom import draw_newborn
 
     scan = draw_newborn(age_weeks=AGE_WEEKS, seed=0).scan
     nodes = []

@@ -14,9 +14,16 @@ import SimpleITK as sitk
 import slicer
 from vtk.util.numpy_support import vtk_to_numpy
 
-from ..errors import NeonatalSegError
-from ..tissues import CATEGORY, PHYSIOLOGICAL, Tissue
-from .volumes import array_to_matrix, parent_to_world, place_beside, ras_affine, set_ras_affine, vtk_voxels
+from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.mrml.volumes import (
+    array_to_matrix,
+    parent_to_world,
+    place_beside,
+    ras_affine,
+    set_ras_affine,
+    vtk_voxels,
+)
+from NeonatalSegLib.tissues import CATEGORY, PHYSIOLOGICAL, Tissue
 
 BINARY_LABEL_MAP = "Binary labelmap"
 CLOSED_SURFACE = "Closed surface"
@@ -221,7 +228,7 @@ def _affine(oriented: Any) -> np.ndarray:
     """IJK to RAS of an oriented image, its first voxel being index 0."""
     import vtk
 
-    from .volumes import matrix_to_array
+    from NeonatalSegLib.mrml.volumes import matrix_to_array
 
     matrix = vtk.vtkMatrix4x4()
     oriented.GetImageToWorldMatrix(matrix)

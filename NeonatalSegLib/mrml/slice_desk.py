@@ -10,11 +10,11 @@ import slicer
 import vtk
 from slicer.util import VTKObservationMixin
 
-from ..annotation import Project
-from ..budget import PlannedSlice
-from .annotation_view import AnnotationView
-from .slice_editor import SliceEditor
-from .study_volumes import scan_volumes
+from NeonatalSegLib.annotation import Project
+from NeonatalSegLib.budget import PlannedSlice
+from NeonatalSegLib.mrml.annotation_view import AnnotationView
+from NeonatalSegLib.mrml.slice_editor import SliceEditor
+from NeonatalSegLib.mrml.study_volumes import scan_volumes
 
 
 class SliceDesk(VTKObservationMixin):

@@ -12,14 +12,14 @@ from typing import Any
 
 import SimpleITK as sitk
 
-from ..budget import BudgetSettings
-from ..errors import NeonatalSegError
-from ..panel import Signal
-from ..scan import scan_name
-from .compute import Engine
-from .logic import check_inputs
-from .study_volumes import remember_file
-from .volumes import image_from_volume
+from NeonatalSegLib.budget import BudgetSettings
+from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.mrml.compute import Engine
+from NeonatalSegLib.mrml.logic import check_inputs
+from NeonatalSegLib.mrml.study_volumes import remember_file
+from NeonatalSegLib.mrml.volumes import image_from_volume
+from NeonatalSegLib.panel import Signal
+from NeonatalSegLib.scan import scan_name
 
 
 @dataclass

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from ..annotation import StudyScan
-from ..budget import Plan
-from ..geometry import Grid
-from ..scan import check_image, read_image
-from .volumes import RAS_TO_LPS, volume_from_image, world_affine
+from NeonatalSegLib.annotation import StudyScan
+from NeonatalSegLib.budget import Plan
+from NeonatalSegLib.geometry import Grid
+from NeonatalSegLib.mrml.volumes import RAS_TO_LPS, volume_from_image, world_affine
+from NeonatalSegLib.scan import check_image, read_image
 
 FILE_ATTRIBUTE = "NeonatalSeg.file"
 TOLERANCE_MM = 0.01

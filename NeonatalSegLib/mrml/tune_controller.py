@@ -10,15 +10,15 @@ import vtk
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
-from .. import store, tuning
-from ..errors import NeonatalSegError
-from ..models import current_model
-from ..versions import list_versions
-from . import choosing, dependencies, tune_view, view
-from .charts import TuningChart
-from .compute import EngineRequest
-from .controller import slot
-from .sections import Host
+from NeonatalSegLib import store, tuning
+from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.models import current_model
+from NeonatalSegLib.mrml import choosing, dependencies, tune_view, view
+from NeonatalSegLib.mrml.charts import TuningChart
+from NeonatalSegLib.mrml.compute import EngineRequest
+from NeonatalSegLib.mrml.controller import slot
+from NeonatalSegLib.mrml.sections import Host
+from NeonatalSegLib.versions import list_versions
 
 DOING = "A fine-tuning"
 DECLINED = "Nothing was installed. Fine-tuning needs PyTorch."

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..tuning import View
-from . import view as drawing
+from NeonatalSegLib.mrml import view as drawing
+from NeonatalSegLib.tuning import View
 
 
 def draw(ui: Any, view: View, make_item: Any) -> None:

@@ -14,7 +14,7 @@ import slicer
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
-from ..errors import NeonatalSegError
+from NeonatalSegLib.errors import NeonatalSegError
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SHEAR_TOLERANCE = 1e-3

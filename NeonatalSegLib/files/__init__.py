@@ -1,0 +1,1 @@
+"""Files: replaced whole, appended line by line, locked, and read strictly."""
