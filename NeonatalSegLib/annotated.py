@@ -11,7 +11,7 @@ import numpy as np
 from NeonatalSegLib.annotation_record import NOTE, Record, Saved, laid_in, mask_of, read_record
 from NeonatalSegLib.budget import PlannedSlice
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.geometry import Grid
+from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.study_folder import Study, StudyScan, note_of, read_labels, read_study
 
 

@@ -44,7 +44,7 @@ from NeonatalSegLib.annotation_record import (
 from NeonatalSegLib.budget import Plan, plane
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files import atomic
-from NeonatalSegLib.geometry import Grid
+from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.study_folder import (
     FORMAT,
     Study,

@@ -21,7 +21,7 @@ import numpy as np
 from NeonatalSegLib.budget import Plan, PlannedSlice, plane
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files import atomic
-from NeonatalSegLib.geometry import Grid
+from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.study_folder import FORMAT, Study, check_labels
 
 STATES = {

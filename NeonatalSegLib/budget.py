@@ -24,7 +24,7 @@ import numpy as np
 from NeonatalSegLib import slice_selection
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files import atomic
-from NeonatalSegLib.geometry import AXES, Grid, plane, position_mm, voxel_axis
+from NeonatalSegLib.scans.grid import AXES, Grid, plane, position_mm, voxel_axis
 from NeonatalSegLib.slice_selection import Candidates, Pick, ScanToPlan, candidates
 from NeonatalSegLib.tissues import NUMBER_OF_CLASSES
 

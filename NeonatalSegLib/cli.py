@@ -69,7 +69,7 @@ def segment(
     strict: Strict = False,
 ) -> None:
     """Segment one newborn's scan: label map, volumes, picture and side-car."""
-    from NeonatalSegLib.scan import load_scan
+    from NeonatalSegLib.scans.scan import load_scan
 
     scan = load_scan(t1, t2, name=name, age_weeks=age)  # bad input is told before the network's libraries load
     from NeonatalSegLib.inference import Segmenter, SegmentOptions

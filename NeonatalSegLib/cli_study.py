@@ -172,7 +172,7 @@ def _scans(
     bids: Path | None, table: Path | None, t1: Path | None, t2: Path | None, name: str | None, age: float | None
 ) -> list[StudyScan]:
     from NeonatalSegLib.batch import scans_of_bids, scans_of_list
-    from NeonatalSegLib.scan import scan_name
+    from NeonatalSegLib.scans.scan import scan_name
     from NeonatalSegLib.study_folder import StudyScan
 
     single = t2 or t1

@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from NeonatalSegLib.inference import Progress, Segmenter
 from NeonatalSegLib.metrics import dice_per_class, mean_dice_no_background
 from NeonatalSegLib.outputs import segment_to_folder
-from NeonatalSegLib.scan import load_scan
+from NeonatalSegLib.scans.scan import load_scan
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 DEMO_SEED = 2026  # not one of the phantoms in the training mix

@@ -181,8 +181,8 @@ def hold_out(
 
 def prepare_case(scan: AnnotatedScan, held_out: set[str], spacing_mm: float) -> SparseCase:
     """An annotated scan on the network's grid; a voxel of a held-out slice is never learned from."""
-    from NeonatalSegLib.preprocessing import prepare
-    from NeonatalSegLib.scan import load_scan
+    from NeonatalSegLib.scans.preprocessing import prepare
+    from NeonatalSegLib.scans.scan import load_scan
 
     prepared = prepare(load_scan(scan.t1, scan.t2, name=scan.name, age_weeks=scan.age_weeks), spacing_mm)
     if not prepared.target.is_like(scan.grid, tolerance_mm=0.1):

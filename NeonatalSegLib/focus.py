@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from NeonatalSegLib.preprocessing import MARGIN_VOXELS, Prepared, zscore
+from NeonatalSegLib.scans.preprocessing import MARGIN_VOXELS, Prepared, zscore
 from NeonatalSegLib.synthesis import CORTEX
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 

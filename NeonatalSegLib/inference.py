@@ -20,12 +20,12 @@ import SimpleITK as sitk
 
 from NeonatalSegLib.errors import NeonatalSegError, is_out_of_memory
 from NeonatalSegLib.focus import focused
-from NeonatalSegLib.geometry import Grid
 from NeonatalSegLib.metrics import volumes_ml
 from NeonatalSegLib.models import Model, current_model, find_model
 from NeonatalSegLib.network import NetworkSettings
-from NeonatalSegLib.preprocessing import MIN_AGREEMENT, Prepared, back_to_scan, prepare
-from NeonatalSegLib.scan import Scan
+from NeonatalSegLib.scans.grid import Grid
+from NeonatalSegLib.scans.preprocessing import MIN_AGREEMENT, Prepared, back_to_scan, prepare
+from NeonatalSegLib.scans.scan import Scan
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 if TYPE_CHECKING:

@@ -24,9 +24,9 @@ from NeonatalSegLib.errors import NeonatalSegError, reason_of
 from NeonatalSegLib.files.atomic import try_folder
 from NeonatalSegLib.inference import Progress, Segmentation, Segmenter, SegmentOptions
 from NeonatalSegLib.metrics import volume_sums
-from NeonatalSegLib.nifti import is_whole
 from NeonatalSegLib.report import write_report
-from NeonatalSegLib.scan import Scan
+from NeonatalSegLib.scans.nifti import is_whole
+from NeonatalSegLib.scans.scan import Scan
 from NeonatalSegLib.tissues import TISSUES
 
 NOTICE = "Research use only, not for diagnosis."

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from NeonatalSegLib.geometry import Grid
+from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.tissues import PHYSIOLOGICAL, TISSUES
 
 SPACING_MM = 0.6

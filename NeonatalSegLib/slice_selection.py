@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.geometry import Grid, voxel_axis
+from NeonatalSegLib.scans.grid import Grid, voxel_axis
 from NeonatalSegLib.tissues import NUMBER_OF_CLASSES, by_index
 
 MIN_AREA_MM2 = 100.0  # of foreground: a slice with less shows a rim or a stray voxel

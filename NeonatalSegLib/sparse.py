@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from NeonatalSegLib.augmentation import AugmentationSettings
-    from NeonatalSegLib.geometry import Grid
+    from NeonatalSegLib.scans.grid import Grid
 
 UNKNOWN = 255  # in uint8 label arrays: not annotated
 

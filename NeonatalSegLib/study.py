@@ -20,9 +20,9 @@ import SimpleITK as sitk
 
 from NeonatalSegLib.budget import BudgetSettings, Plan, ScanToPlan, plan_slices
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.geometry import Grid
-from NeonatalSegLib.preprocessing import foreground
-from NeonatalSegLib.scan import Scan, load_scan
+from NeonatalSegLib.scans.grid import Grid
+from NeonatalSegLib.scans.preprocessing import foreground
+from NeonatalSegLib.scans.scan import Scan, load_scan
 from NeonatalSegLib.study_folder import CREATING, MAY_BE_THERE, StudyScan, check_name, create_project
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 

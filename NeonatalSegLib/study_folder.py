@@ -23,9 +23,9 @@ from NeonatalSegLib import __version__
 from NeonatalSegLib.budget import Plan, read_plan
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files import atomic
-from NeonatalSegLib.geometry import Grid
-from NeonatalSegLib.nifti import is_whole
-from NeonatalSegLib.scan import read_image
+from NeonatalSegLib.scans.grid import Grid
+from NeonatalSegLib.scans.nifti import is_whole
+from NeonatalSegLib.scans.scan import read_image
 from NeonatalSegLib.tissues import NUMBER_OF_CLASSES
 
 FORMAT = 1  # of study.json and the ledgers; raised when an older reader would misread them

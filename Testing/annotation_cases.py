@@ -13,7 +13,7 @@ import SimpleITK as sitk
 
 from NeonatalSegLib.annotation import StudyScan, create_project
 from NeonatalSegLib.budget import BudgetSettings, Plan, PlannedSlice, plane, position_mm
-from NeonatalSegLib.geometry import Grid
+from NeonatalSegLib.scans.grid import Grid
 
 ROOT = Path(__file__).resolve().parents[1]
 # y and z swapped in space, so that no axis name agrees with an array axis by chance

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from NeonatalSegLib.annotation import StudyScan, create_project
 from NeonatalSegLib.budget import BudgetSettings, Plan, PlannedSlice
-from NeonatalSegLib.geometry import Grid, plane, position_mm
+from NeonatalSegLib.scans.grid import Grid, plane, position_mm
 
 SIZE = (24, 26, 22)  # x, y, z: all different, so that an exchanged axis is seen
 TURN = np.array(sitk.VersorTransform((0.3, 0.5, 0.1), 0.35).GetMatrix()).reshape(3, 3)

@@ -13,9 +13,9 @@ from NeonatalSegLib.adaptation import adapt, best_mix, judge, mean_tissue_dsc, m
 from NeonatalSegLib.augmentation import AugmentationSettings
 from NeonatalSegLib.errors import Cancelled, NeonatalSegError
 from NeonatalSegLib.finetuning_settings import FineTuningSettings
-from NeonatalSegLib.geometry import Grid
 from NeonatalSegLib.losses import DiceCELoss, merge_classes
 from NeonatalSegLib.network import NetworkSettings, build_network
+from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.sparse import UNKNOWN, SparseCase, SparsePatches, annotated_on
 from NeonatalSegLib.strategies import STRATEGIES, blocks, trainable_parameters
 

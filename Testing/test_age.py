@@ -24,8 +24,8 @@ from NeonatalSegLib.losses import DeepSupervisionLoss, age_loss
 from NeonatalSegLib.models import DEFAULT_MODEL, Model, find_model, read_model, save_model
 from NeonatalSegLib.network import NetworkSettings, build_network
 from NeonatalSegLib.outputs import segment_to_folder
-from NeonatalSegLib.preprocessing import labels_on, prepare
-from NeonatalSegLib.scan import make_scan
+from NeonatalSegLib.scans.preprocessing import labels_on, prepare
+from NeonatalSegLib.scans.scan import make_scan
 from NeonatalSegLib.training import TrainingSettings, train
 from NeonatalSegLib.unet import AgeHead
 from NeonatalSegLib.windows import predict_age, predict_windows, predict_with_age

@@ -39,7 +39,7 @@ from NeonatalSegLib.annotation import Project, StudyScan, create_project, read_a
 from NeonatalSegLib.budget import BudgetSettings, Plan, PlannedSlice
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files import atomic
-from NeonatalSegLib.geometry import Grid
+from NeonatalSegLib.scans.grid import Grid
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.experiments.annotator import AnnotatorSettings, dsc_merged, reveal, simulate, to_plan
 from NeonatalSegLib.experiments.annotator_report import write_annotator_report
 from NeonatalSegLib.experiments.domains import DomainScan, prepare_domain, read_labelled, with_changed_contrast
-from NeonatalSegLib.geometry import Grid
 from NeonatalSegLib.inference import Segmenter
 from NeonatalSegLib.models import Model, save_model
 from NeonatalSegLib.network import NetworkSettings, build_network
-from NeonatalSegLib.scan import Scan
+from NeonatalSegLib.scans.grid import Grid
+from NeonatalSegLib.scans.scan import Scan
 from NeonatalSegLib.sparse import UNKNOWN
 
 TINY = NetworkSettings((4, 6, 6), 3.0, (32, 32, 32), heads=1)

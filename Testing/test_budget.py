@@ -23,7 +23,7 @@ from NeonatalSegLib.budget import (
 )
 from NeonatalSegLib.datasets.phantom import draw_newborn
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.geometry import Grid
+from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 BRAIN = [t.index for t in PHYSIOLOGICAL]

@@ -14,9 +14,9 @@ import pytest
 import SimpleITK as sitk
 from conftest import ROOT
 
-from NeonatalSegLib.geometry import Grid
 from NeonatalSegLib.models import DEFAULT_MODEL, save_model
 from NeonatalSegLib.network import NetworkSettings, build_network
+from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.tissues import TISSUES
 
 UNIX = pytest.mark.skipif(os.name != "posix", reason="signals and file size limits of POSIX systems")

@@ -16,7 +16,7 @@ from NeonatalSegLib.datasets.phantom import Phantom, draw_newborn
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.models import Model, save_model
 from NeonatalSegLib.network import NetworkSettings, build_network
-from NeonatalSegLib.scan import make_scan
+from NeonatalSegLib.scans.scan import make_scan
 from NeonatalSegLib.tissues import TISSUES
 
 ROLES = {

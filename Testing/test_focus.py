@@ -9,11 +9,11 @@ import SimpleITK as sitk
 from NeonatalSegLib.datasets.phantom import Phantom
 from NeonatalSegLib.experiments.alterations import Alteration, altered
 from NeonatalSegLib.focus import RIM_MM, focused
-from NeonatalSegLib.geometry import Grid
 from NeonatalSegLib.inference import Segmenter
 from NeonatalSegLib.metrics import dice_per_class, mean_dice_no_background
-from NeonatalSegLib.preprocessing import Prepared, labels_on, prepare
-from NeonatalSegLib.scan import make_scan
+from NeonatalSegLib.scans.grid import Grid
+from NeonatalSegLib.scans.preprocessing import Prepared, labels_on, prepare
+from NeonatalSegLib.scans.scan import make_scan
 
 BRAIN_MM, CSF_MM = 20.0, 23.0
 

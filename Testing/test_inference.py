@@ -12,7 +12,6 @@ from torch import nn
 
 from NeonatalSegLib.datasets.phantom import Phantom
 from NeonatalSegLib.errors import Cancelled, NeonatalSegError
-from NeonatalSegLib.geometry import Grid
 from NeonatalSegLib.inference import (
     Segmentation,
     Segmenter,
@@ -24,7 +23,8 @@ from NeonatalSegLib.inference import (
 from NeonatalSegLib.metrics import dice_per_class, mean_dice_no_background
 from NeonatalSegLib.models import DEFAULT_MODEL
 from NeonatalSegLib.network import NetworkSettings
-from NeonatalSegLib.scan import load_scan, make_scan
+from NeonatalSegLib.scans.grid import Grid
+from NeonatalSegLib.scans.scan import load_scan, make_scan
 from NeonatalSegLib.windows import predict_windows
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import SimpleITK as sitk
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from NeonatalSegLib.contrast import fluid_skewness, swapped_inputs
 from NeonatalSegLib.datasets.phantom import draw_newborn
+from NeonatalSegLib.scans.contrast import fluid_skewness, swapped_inputs
 
 ROOT = Path(__file__).resolve().parents[1]
 ALBERTS = Path(os.environ.get("NEONATALSEG_DATA", ROOT.parent / "shared" / "data")) / "alberts"

@@ -10,11 +10,11 @@ from conftest import image_of
 
 from NeonatalSegLib.datasets.phantom import Phantom
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.geometry import Grid
 from NeonatalSegLib.metrics import dice_per_class, mean_dice
-from NeonatalSegLib.preprocessing import MIN_AGREEMENT, Prepared, back_to_scan, foreground, labels_on, prepare
-from NeonatalSegLib.registration import agreement, register_rigid
-from NeonatalSegLib.scan import make_scan
+from NeonatalSegLib.scans.grid import Grid
+from NeonatalSegLib.scans.preprocessing import MIN_AGREEMENT, Prepared, back_to_scan, foreground, labels_on, prepare
+from NeonatalSegLib.scans.registration import agreement, register_rigid
+from NeonatalSegLib.scans.scan import make_scan
 
 
 def resampled(image: sitk.Image, spacing: tuple[float, float, float], degrees: float, nearest: bool) -> sitk.Image:

@@ -10,10 +10,10 @@ import SimpleITK as sitk
 
 from NeonatalSegLib.datasets.bids import find_subjects
 from NeonatalSegLib.experiments.alterations import Alteration, altered
-from NeonatalSegLib.geometry import Grid
 from NeonatalSegLib.inference import Segmenter
 from NeonatalSegLib.metrics import dice_per_class, mean_dice_no_background
-from NeonatalSegLib.scan import load_scan
+from NeonatalSegLib.scans.grid import Grid
+from NeonatalSegLib.scans.scan import load_scan
 
 
 @pytest.mark.parametrize(("inputs", "floor"), [("t1+t2", 0.90), ("t2", 0.88), ("t1", 0.80)])

@@ -19,11 +19,11 @@ from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.experiments.alterations import NOISE, Alteration, altered, one_at_a_time, scaled
 from NeonatalSegLib.experiments.robustness import Source, evaluate, make_jobs, run_robustness
 from NeonatalSegLib.experiments.robustness_report import figures, matrix_mean, split
-from NeonatalSegLib.geometry import Grid, voxel_axis
 from NeonatalSegLib.models import Model, save_model
 from NeonatalSegLib.network import NetworkSettings, build_network
-from NeonatalSegLib.preprocessing import foreground
-from NeonatalSegLib.scan import Scan, make_scan
+from NeonatalSegLib.scans.grid import Grid, voxel_axis
+from NeonatalSegLib.scans.preprocessing import foreground
+from NeonatalSegLib.scans.scan import Scan, make_scan
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 SIZE = (20, 23, 18)  # x, y, z: all different, so that an exchanged axis is seen
@@ -309,7 +309,7 @@ def test_the_page_states_the_mean_of_the_matrix_and_what_was_done(finished: Path
 def test_a_native_cell_is_what_segment_gives(place: Path, finished: Path) -> None:
     from NeonatalSegLib.inference import Segmenter
     from NeonatalSegLib.metrics import dice_per_class
-    from NeonatalSegLib.scan import load_scan
+    from NeonatalSegLib.scans.scan import load_scan
 
     anat = place / "bids" / "sub-1" / "anat"
     found = Segmenter(place / "first").segment(load_scan(None, anat / "sub-1_T2w.nii.gz")).label_map

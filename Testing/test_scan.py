@@ -11,8 +11,8 @@ import SimpleITK as sitk
 from conftest import image_of
 
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.nifti import is_whole
-from NeonatalSegLib.scan import load_scan, make_scan, read_image, scan_name
+from NeonatalSegLib.scans.nifti import is_whole
+from NeonatalSegLib.scans.scan import load_scan, make_scan, read_image, scan_name
 
 
 def block(value: float = 100.0) -> np.ndarray:

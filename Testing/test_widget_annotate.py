@@ -20,10 +20,10 @@ import slicer_scene
 from scripted_engine import ScriptedEngine
 
 from NeonatalSegLib.annotation import read_annotations
-from NeonatalSegLib.geometry import AXES
 from NeonatalSegLib.mrml.annotation_view import MASK_ID, MASK_NAME
 from NeonatalSegLib.mrml.slice_editor import EFFECTS
 from NeonatalSegLib.mrml.volumes import ijk_to_ras
+from NeonatalSegLib.scans.grid import AXES
 from NeonatalSegLib.work_clock import WorkClock
 
 FIRST, SECOND, THIRD = "sub-01/axial/5", "sub-01/axial/11", "sub-01/coronal/7"

@@ -23,11 +23,11 @@ from NeonatalSegLib import store
 from NeonatalSegLib.annotation import Project, create_project
 from NeonatalSegLib.budget import BudgetSettings, ScanToPlan, plan_slices
 from NeonatalSegLib.datasets.phantom import Phantom, draw_newborn
-from NeonatalSegLib.geometry import Grid, plane
 from NeonatalSegLib.models import DEFAULT_MODEL, find_model
 from NeonatalSegLib.mrml import dependencies
 from NeonatalSegLib.mrml.charts import DICE, LOSS
 from NeonatalSegLib.network import NetworkSettings, build_network
+from NeonatalSegLib.scans.grid import Grid, plane
 from NeonatalSegLib.study_folder import StudyScan
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 from NeonatalSegLib.tuning import State

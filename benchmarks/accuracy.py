@@ -21,7 +21,7 @@ from NeonatalSegLib.inference import Segmenter
 from NeonatalSegLib.metrics import mean_dice, mean_dice_no_background
 from NeonatalSegLib.models import DEFAULT_MODEL
 from NeonatalSegLib.outputs import segment_to_folder
-from NeonatalSegLib.scan import load_scan
+from NeonatalSegLib.scans.scan import load_scan
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 INPUTS = {"T1+T2": ("t1", "t2"), "T2": ("t2",), "T1": ("t1",)}

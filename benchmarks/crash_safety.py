@@ -27,7 +27,7 @@ import SimpleITK as sitk
 
 from NeonatalSegLib.annotation import Project, StudyScan, create_project, read_annotations
 from NeonatalSegLib.budget import AXES, BudgetSettings, Plan, PlannedSlice, plane, position_mm, voxel_axis
-from NeonatalSegLib.geometry import Grid
+from NeonatalSegLib.scans.grid import Grid
 
 ROOT = Path(__file__).resolve().parents[1]
 SCAN, RATER = "sub-01", "Kim"

@@ -14,9 +14,9 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from NeonatalSegLib.datasets.bids import find_subjects
-from NeonatalSegLib.preprocessing import MIN_AGREEMENT, foreground
-from NeonatalSegLib.registration import agreement, register_rigid
-from NeonatalSegLib.scan import load_scan
+from NeonatalSegLib.scans.preprocessing import MIN_AGREEMENT, foreground
+from NeonatalSegLib.scans.registration import agreement, register_rigid
+from NeonatalSegLib.scans.scan import load_scan
 
 
 def main() -> None:

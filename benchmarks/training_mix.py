@@ -22,12 +22,12 @@ from NeonatalSegLib.datasets.bids import find_subjects
 from NeonatalSegLib.datasets.cache import build_cache, read_labels
 from NeonatalSegLib.experiments.alterations import Alteration, altered, scaled
 from NeonatalSegLib.experiments.robustness import CONTRASTS
-from NeonatalSegLib.geometry import Grid
 from NeonatalSegLib.inference import Segmenter
 from NeonatalSegLib.metrics import dice_per_class, mean_dice_no_background
 from NeonatalSegLib.network import NetworkSettings
 from NeonatalSegLib.randomisation import RandomisationSettings
-from NeonatalSegLib.scan import load_scan
+from NeonatalSegLib.scans.grid import Grid
+from NeonatalSegLib.scans.scan import load_scan
 from NeonatalSegLib.training import TrainingSettings, train
 
 VALIDATION = ("sub-ALBERT05", "sub-ALBERT10")

@@ -18,8 +18,8 @@ from NeonatalSegLib.datasets.bids import find_subjects
 from NeonatalSegLib.inference import Segmenter
 from NeonatalSegLib.metrics import dice_per_class, mean_dice_no_background
 from NeonatalSegLib.models import DEFAULT_MODEL
-from NeonatalSegLib.preprocessing import back_to_scan, prepare
-from NeonatalSegLib.scan import load_scan
+from NeonatalSegLib.scans.preprocessing import back_to_scan, prepare
+from NeonatalSegLib.scans.scan import load_scan
 
 INPUTS = {"T1+T2": ("t1", "t2"), "T2": ("t2",), "T1": ("t1",)}
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.scan import IMAGE_SUFFIXES
+from NeonatalSegLib.scans.scan import IMAGE_SUFFIXES
 
 AGE_COLUMNS = ("scan_age", "pma", "age_weeks")  # dHCP's name first
 

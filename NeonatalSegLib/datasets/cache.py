@@ -167,8 +167,8 @@ def _add(
 
 
 def _prepare_subject(subject: Subject, spacing_mm: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    from NeonatalSegLib.preprocessing import labels_on, prepare
-    from NeonatalSegLib.scan import load_scan
+    from NeonatalSegLib.scans.preprocessing import labels_on, prepare
+    from NeonatalSegLib.scans.scan import load_scan
 
     if subject.labels is None:
         raise NeonatalSegError(f"{subject.name} has no label map (*_dseg): it cannot be trained on.")
@@ -185,7 +185,7 @@ def read_labels(path: str | Path):  # type: ignore[no-untyped-def]  # a SimpleIT
     """A label map as a uint8 SimpleITK image; NeonatalSegError names values that are not 0-9."""
     import SimpleITK as sitk
 
-    from NeonatalSegLib.scan import read_image
+    from NeonatalSegLib.scans.scan import read_image
 
     image = read_image(path)
     values = np.unique(sitk.GetArrayViewFromImage(image))
@@ -198,7 +198,7 @@ def read_labels(path: str | Path):  # type: ignore[no-untyped-def]  # a SimpleIT
 
 def prepare_phantom(seed: int, spacing_mm: float) -> tuple[float, np.ndarray, np.ndarray]:
     from NeonatalSegLib.datasets.phantom import draw_newborn
-    from NeonatalSegLib.preprocessing import labels_on, prepare
+    from NeonatalSegLib.scans.preprocessing import labels_on, prepare
 
     age = float(np.random.default_rng(seed).uniform(34, 43))
     phantom = draw_newborn(age_weeks=age, seed=seed, spacing_mm=spacing_mm)

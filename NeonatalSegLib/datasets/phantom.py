@@ -23,7 +23,7 @@ from NeonatalSegLib.datasets.newborn_head import AGES, CENTRE, HALF_EXTENT, MARG
 from NeonatalSegLib.errors import NeonatalSegError
 
 if TYPE_CHECKING:
-    from NeonatalSegLib.scan import Scan
+    from NeonatalSegLib.scans.scan import Scan
 
 WM_COUNTS = 500.0  # stored value of white matter
 OBLIQUE_AXIS = np.array([0.78, 0.33, 0.53])
@@ -50,7 +50,7 @@ class Phantom:
     @property
     def scan(self) -> Scan:
         """The two images as a ``Scan``, checked like any other."""
-        from NeonatalSegLib.scan import make_scan
+        from NeonatalSegLib.scans.scan import make_scan
 
         return make_scan(t1=self.t1, t2=self.t2, name=self.name, age_weeks=self.age_weeks)
 

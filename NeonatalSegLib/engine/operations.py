@@ -137,7 +137,7 @@ def segment(job: Job, models: WarmModels) -> dict[str, Any]:
 
     job.progress("read", 0.0)
     with _Stopwatch(times, "read"):
-        from NeonatalSegLib.scan import load_scan
+        from NeonatalSegLib.scans.scan import load_scan
 
         scan = load_scan(
             job.fields.get("t1"),

@@ -15,9 +15,9 @@ from dataclasses import astuple, dataclass, fields
 import numpy as np
 import SimpleITK as sitk
 
-from NeonatalSegLib.geometry import Grid, voxel_axis
-from NeonatalSegLib.preprocessing import foreground
-from NeonatalSegLib.scan import Scan, make_scan
+from NeonatalSegLib.scans.grid import Grid, voxel_axis
+from NeonatalSegLib.scans.preprocessing import foreground
+from NeonatalSegLib.scans.scan import Scan, make_scan
 
 FORMAT = 1  # raised when an alteration changes, so that old and new figures are not mixed in one folder
 # Levels of every factor; the first leaves the scan as it is.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
     from NeonatalSegLib.inference import Segmenter
-    from NeonatalSegLib.scan import Scan
+    from NeonatalSegLib.scans.scan import Scan
 
 CONTRASTS: Mapping[str, tuple[str, ...]] = {"T1+T2": ("t1", "t2"), "T2": ("t2",), "T1": ("t1",)}
 DESIGNS = ("one-at-a-time", "full")
@@ -202,7 +202,7 @@ def evaluate(job: dict[str, Any], folder: Path, *, sources: Mapping[str, Source]
     A scan that the software refuses is a result as well: it found nothing (DSC 0), and ``refused`` says why.
     """
     from NeonatalSegLib.experiments.annotator import dsc_merged
-    from NeonatalSegLib.geometry import Grid
+    from NeonatalSegLib.scans.grid import Grid
 
     began = time.perf_counter()
     alteration = Alteration(**{name: job[name] for name in FACTORS})
@@ -229,7 +229,7 @@ def evaluate(job: dict[str, Any], folder: Path, *, sources: Mapping[str, Source]
 def _altered(source: Source, alteration: Alteration, seed: int) -> tuple[Scan, sitk.Image]:
     """The altered scan with both contrasts, and its truth: the three contrasts of a cell follow each other."""
     from NeonatalSegLib.datasets.cache import read_labels
-    from NeonatalSegLib.scan import load_scan
+    from NeonatalSegLib.scans.scan import load_scan
 
     scan = load_scan(source.t1, source.t2, name=source.name, age_weeks=source.age_weeks)
     return altered(scan, alteration, seed), scaled(read_labels(source.labels), float(alteration.scale))

@@ -19,12 +19,12 @@ import numpy as np
 import SimpleITK as sitk
 import slicer
 
-from NeonatalSegLib.contrast import swapped_inputs
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.mrml.compute import Engine, EngineRequest, Turn, start_engine
 from NeonatalSegLib.mrml.outcome import place_result
 from NeonatalSegLib.mrml.volumes import check_volume, image_from_volume, parent_to_world
 from NeonatalSegLib.panel import Signal
+from NeonatalSegLib.scans.contrast import swapped_inputs
 
 SWAPPED = (
     "T1 and T2 look swapped: in a newborn's T2 the fluid is the brightest. Exchange the two inputs and segment again "

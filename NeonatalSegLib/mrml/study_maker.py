@@ -19,7 +19,7 @@ from NeonatalSegLib.mrml.logic import check_inputs
 from NeonatalSegLib.mrml.study_volumes import remember_file
 from NeonatalSegLib.mrml.volumes import image_from_volume
 from NeonatalSegLib.panel import Signal
-from NeonatalSegLib.scan import scan_name
+from NeonatalSegLib.scans.scan import scan_name
 
 
 @dataclass

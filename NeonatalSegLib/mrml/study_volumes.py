@@ -10,9 +10,9 @@ import SimpleITK as sitk
 
 from NeonatalSegLib.annotation import StudyScan
 from NeonatalSegLib.budget import Plan
-from NeonatalSegLib.geometry import Grid
 from NeonatalSegLib.mrml.volumes import RAS_TO_LPS, volume_from_image, world_affine
-from NeonatalSegLib.scan import check_image, read_image
+from NeonatalSegLib.scans.grid import Grid
+from NeonatalSegLib.scans.scan import check_image, read_image
 
 FILE_ATTRIBUTE = "NeonatalSeg.file"
 TOLERANCE_MM = 0.01

@@ -35,7 +35,7 @@ def main() -> None:
     from PySide6 import QtCore
 
     from NeonatalSegLib.mrml.volumes import volume_from_image
-    from NeonatalSegLib.scan import read_image
+    from NeonatalSegLib.scans.scan import read_image
 
     for name, path in (("T1", given.t1), ("T2", given.t2)):
         if path:

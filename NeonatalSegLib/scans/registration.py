@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import SimpleITK as sitk
 
-from NeonatalSegLib.geometry import Grid
+from NeonatalSegLib.scans.grid import Grid
 
 QUALITY_SPACING_MM = 1.6
 LOCAL_MM = 5.0  # standard deviation of the smooth part that is taken away

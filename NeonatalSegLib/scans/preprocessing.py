@@ -14,9 +14,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.geometry import Grid
-from NeonatalSegLib.registration import agreement, register_rigid
-from NeonatalSegLib.scan import Scan
+from NeonatalSegLib.scans.grid import Grid
+from NeonatalSegLib.scans.registration import agreement, register_rigid
+from NeonatalSegLib.scans.scan import Scan
 
 if TYPE_CHECKING:
     import torch
