@@ -128,7 +128,7 @@ def evaluate(
     surface: Annotated[bool, typer.Option(help="Also HD95 and average surface distance (slower).")] = True,
 ) -> None:
     """Compare label maps with the truth: the paper's Tables 1 and 2, surface distances and volumes."""
-    from NeonatalSegLib.evaluation import evaluate_folders
+    from NeonatalSegLib.evaluation.folders import evaluate_folders
 
     evaluation = evaluate_folders(pred, truth, surface=surface, progress=_progress_line)
     for warning in evaluation.warnings:

@@ -113,7 +113,7 @@ def finetune(
 ) -> None:
     """Fine-tune a model on the completed slices of a study; the new model waits as a candidate (see `models`)."""
     from NeonatalSegLib.files.settings import read_object
-    from NeonatalSegLib.strategies import check_strategy
+    from NeonatalSegLib.networks.strategies import check_strategy
 
     if strategy is not None:
         check_strategy(strategy)  # bad input is told before the network's libraries load

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
+from NeonatalSegLib.evaluation.metrics import dice_per_class, mean_dice_no_background
 from NeonatalSegLib.inference import Progress, Segmenter
-from NeonatalSegLib.metrics import dice_per_class, mean_dice_no_background
 from NeonatalSegLib.outputs import segment_to_folder
 from NeonatalSegLib.scans.scan import load_scan
 from NeonatalSegLib.tissues import PHYSIOLOGICAL

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from NeonatalSegLib.augmentation import AugmentationSettings
+from NeonatalSegLib.augmentation.transforms import AugmentationSettings
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files.settings import tuples
-from NeonatalSegLib.strategies import check_strategy
+from NeonatalSegLib.networks.strategies import check_strategy
 
 # Less than in training from scratch: the few slices are to be learned, and elastic warping tears planes of one voxel.
 GENTLE = AugmentationSettings(
@@ -22,7 +22,7 @@ class FineTuningSettings:
     """One fine-tuning; the defaults are for minutes on one machine.
 
     Attributes:
-        strategy: one of the paper's six (strategies.py).
+        strategy: one of the paper's six (networks/strategies.py).
         steps: optimiser steps of ``batch_size`` patches.
         learning_rate: of AdamW after the warm-up; falls as (1 - step / steps) ** 0.9.
         warm_up: share of the steps in which the learning rate rises from 0.

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from NeonatalSegLib.augmentation.synthesis import CORTEX
 from NeonatalSegLib.scans.preprocessing import MARGIN_VOXELS, Prepared, zscore
-from NeonatalSegLib.synthesis import CORTEX
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 # Volume of the head against that of the brain without CSF, which a first pass may see all over a scalp: 1.3 to 1.8 in

@@ -19,10 +19,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from NeonatalSegLib.errors import NeonatalSegError, is_out_of_memory
+from NeonatalSegLib.evaluation.metrics import volumes_ml
 from NeonatalSegLib.focus import focused
-from NeonatalSegLib.metrics import volumes_ml
 from NeonatalSegLib.models import Model, current_model, find_model
-from NeonatalSegLib.network import NetworkSettings
+from NeonatalSegLib.networks.network import NetworkSettings
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.preprocessing import MIN_AGREEMENT, Prepared, back_to_scan, prepare
 from NeonatalSegLib.scans.scan import Scan
@@ -181,7 +181,7 @@ class Segmenter:
         """
         import torch
 
-        from NeonatalSegLib.windows import predict_with_age
+        from NeonatalSegLib.networks.sliding_window import predict_with_age
 
         windows = window_sizes(self.model.network)
         attempts = [(self.device, w) for w in windows]

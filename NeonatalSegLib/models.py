@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from NeonatalSegLib import __version__
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.model_history import Event, accepted_order, read_events, user_folder
-from NeonatalSegLib.network import NetworkSettings, build_network
+from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.tissues import TISSUES
 
 if TYPE_CHECKING:

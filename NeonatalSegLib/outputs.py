@@ -21,9 +21,9 @@ import SimpleITK as sitk
 
 from NeonatalSegLib import __version__
 from NeonatalSegLib.errors import NeonatalSegError, reason_of
+from NeonatalSegLib.evaluation.metrics import volume_sums
 from NeonatalSegLib.files.atomic import try_folder
 from NeonatalSegLib.inference import Progress, Segmentation, Segmenter, SegmentOptions
-from NeonatalSegLib.metrics import volume_sums
 from NeonatalSegLib.report import write_report
 from NeonatalSegLib.scans.nifti import is_whole
 from NeonatalSegLib.scans.scan import Scan

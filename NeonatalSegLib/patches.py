@@ -10,11 +10,11 @@ import torch
 from monai.data import set_track_meta
 from torch.utils.data import Dataset, Sampler
 
-from NeonatalSegLib.augmentation import build_augmentation
+from NeonatalSegLib.augmentation.randomisation import Randomisation, Volume
+from NeonatalSegLib.augmentation.transforms import build_augmentation
 from NeonatalSegLib.datasets.cache import CachedSubject
 from NeonatalSegLib.datasets.templates import PREFIX as TEMPLATE_PREFIX
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.randomisation import Randomisation, Volume
 from NeonatalSegLib.sparse import UNKNOWN
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from NeonatalSegLib.metrics import volume_sums
+from NeonatalSegLib.evaluation.metrics import volume_sums
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 PAGE = """<!doctype html>

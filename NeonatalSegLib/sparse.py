@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-    from NeonatalSegLib.augmentation import AugmentationSettings
+    from NeonatalSegLib.augmentation.transforms import AugmentationSettings
     from NeonatalSegLib.scans.grid import Grid
 
 UNKNOWN = 255  # in uint8 label arrays: not annotated
@@ -97,7 +97,7 @@ class SparsePatches:
     ) -> None:
         from monai.data import set_track_meta
 
-        from NeonatalSegLib.augmentation import build_augmentation
+        from NeonatalSegLib.augmentation.transforms import build_augmentation
 
         set_track_meta(False)
         # A scan all of whose slices are held out judges and teaches nothing.

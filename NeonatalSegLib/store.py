@@ -40,7 +40,7 @@ from NeonatalSegLib.models import (
     save_model,
     shipped_folder,
 )
-from NeonatalSegLib.network import NetworkSettings
+from NeonatalSegLib.networks.network import NetworkSettings
 
 if TYPE_CHECKING:
     from torch import nn

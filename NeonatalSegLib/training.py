@@ -23,20 +23,20 @@ import torch
 from lightning import pytorch as pl
 from torch.utils.data import DataLoader
 
+from NeonatalSegLib.augmentation.randomisation import Randomisation
 from NeonatalSegLib.callbacks import StopAfter, Stopwatch, TellProgress
 from NeonatalSegLib.datasets.cache import CachedSubject
 from NeonatalSegLib.datasets.templates import PREFIX as TEMPLATE_PREFIX
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.evaluation.metrics import dice_per_class, mean_dice_no_background
 from NeonatalSegLib.files.atomic import write_file
-from NeonatalSegLib.losses import DeepSupervisionLoss, age_loss, merged_loss
-from NeonatalSegLib.metrics import dice_per_class, mean_dice_no_background
 from NeonatalSegLib.models import Model, find_model, save_model
-from NeonatalSegLib.network import build_network
+from NeonatalSegLib.networks.losses import DeepSupervisionLoss, age_loss, merged_loss
+from NeonatalSegLib.networks.network import build_network
+from NeonatalSegLib.networks.sliding_window import predict_with_age
 from NeonatalSegLib.patches import EpochSampler, PatchDataset, check_masks
-from NeonatalSegLib.randomisation import Randomisation
 from NeonatalSegLib.sparse import UNKNOWN
 from NeonatalSegLib.training_settings import TrainingSettings, read_settings
-from NeonatalSegLib.windows import predict_with_age
 
 
 class SegmentationTask(pl.LightningModule):

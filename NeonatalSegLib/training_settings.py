@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from NeonatalSegLib.augmentation import AugmentationSettings
+from NeonatalSegLib.augmentation.randomisation import RandomisationSettings
+from NeonatalSegLib.augmentation.transforms import AugmentationSettings
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files.settings import read_object, tuples
-from NeonatalSegLib.network import PRESETS, NetworkSettings
-from NeonatalSegLib.randomisation import RandomisationSettings
+from NeonatalSegLib.networks.network import PRESETS, NetworkSettings
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class TrainingSettings:
         age_weight: of the squared error of the age in weeks, beside the segmentation's loss (AgeU-Net; only used where
             ``network.age_head`` is set).
         augmentation: of the patches; not looked at where there is a ``randomisation``.
-        randomisation: patches of random contrast, size, head and scanner instead (see ``randomisation.py``).
+        randomisation: patches of random contrast, size, head and scanner instead (``augmentation/randomisation.py``).
         start: name or folder of the model whose weights the run starts from; empty: random weights.
     """
 

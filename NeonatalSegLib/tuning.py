@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from NeonatalSegLib.networks.strategies import STRATEGIES
 from NeonatalSegLib.panel import STAGE_NAMES as SEGMENT_STAGES
 from NeonatalSegLib.panel import Control, Signal, duration
-from NeonatalSegLib.strategies import STRATEGIES
 from NeonatalSegLib.versions import Scores, Version, dice_text
 
 NO_STUDY = "Choose or start a study in the Annotate section: fine-tuning learns from its completed slices."

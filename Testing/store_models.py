@@ -15,7 +15,7 @@ from conftest import ROOT
 from NeonatalSegLib import store
 from NeonatalSegLib.model_history import user_folder
 from NeonatalSegLib.models import Model, save_model
-from NeonatalSegLib.network import NetworkSettings, build_network
+from NeonatalSegLib.networks.network import NetworkSettings, build_network
 
 SHIPPED = sorted(folder.name for folder in (ROOT / "Resources" / "Models").iterdir())
 TINY = NetworkSettings((2, 4, 4), 1.5, (16, 16, 16), heads=1)

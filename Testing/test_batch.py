@@ -16,7 +16,7 @@ from NeonatalSegLib.datasets.phantom import write_newborn
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.inference import Segmenter, SegmentOptions
 from NeonatalSegLib.models import save_model
-from NeonatalSegLib.network import NetworkSettings, build_network
+from NeonatalSegLib.networks.network import NetworkSettings, build_network
 
 
 @pytest.fixture(scope="module")

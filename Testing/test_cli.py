@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from conftest import ROOT
 
 from NeonatalSegLib.models import DEFAULT_MODEL, save_model
-from NeonatalSegLib.network import NetworkSettings, build_network
+from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.tissues import TISSUES
 

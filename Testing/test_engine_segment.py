@@ -21,7 +21,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from NeonatalSegLib.models import save_model
-    from NeonatalSegLib.network import NetworkSettings, build_network
+    from NeonatalSegLib.networks.network import NetworkSettings, build_network
 
     torch.manual_seed(1)
     settings = NetworkSettings((4, 8, 8), 3.0, (32, 32, 32), heads=0)
@@ -120,7 +120,7 @@ def test_model_replaced_under_its_name_is_loaded_anew(
     import torch
 
     from NeonatalSegLib.models import save_model
-    from NeonatalSegLib.network import NetworkSettings, build_network
+    from NeonatalSegLib.networks.network import NetworkSettings, build_network
 
     settings = NetworkSettings((4, 8, 8), 3.0, (32, 32, 32), heads=0)
     hashes = []

@@ -12,8 +12,8 @@ import pytest
 import SimpleITK as sitk
 
 from NeonatalSegLib.errors import Cancelled, NeonatalSegError
-from NeonatalSegLib.evaluation import COLUMNS, Evaluation, TissueResult, evaluate_folders
-from NeonatalSegLib.metrics import mean_dice
+from NeonatalSegLib.evaluation.folders import COLUMNS, Evaluation, TissueResult, evaluate_folders
+from NeonatalSegLib.evaluation.metrics import mean_dice
 from NeonatalSegLib.tissues import TISSUES
 
 NAN = float("nan")

@@ -15,7 +15,7 @@ import torch
 from dask_processes import dask_scheduler
 from test_runs import square, times_run
 
-from NeonatalSegLib.augmentation import AugmentationSettings
+from NeonatalSegLib.augmentation.transforms import AugmentationSettings
 from NeonatalSegLib.datasets.cache import read_cache
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.experiments.report import run_experiment
@@ -28,8 +28,8 @@ from NeonatalSegLib.experiments.settings import (
 )
 from NeonatalSegLib.experiments.tables import by_run, dsc_all, dsc_no_background, validation_and_test
 from NeonatalSegLib.experiments.trial import label_masks
-from NeonatalSegLib.network import NetworkSettings
-from NeonatalSegLib.strategies import STRATEGIES
+from NeonatalSegLib.networks.network import NetworkSettings
+from NeonatalSegLib.networks.strategies import STRATEGIES
 from NeonatalSegLib.training import TrainingSettings, train
 
 # --- trainings --------------------------------------------------------------------------------------------------------

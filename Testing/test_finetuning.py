@@ -23,7 +23,7 @@ from NeonatalSegLib.errors import Cancelled, NeonatalSegError
 from NeonatalSegLib.finetuning import finetune, hold_out, learned_before, prepare_case, read_rehearsal
 from NeonatalSegLib.finetuning_settings import FineTuningSettings
 from NeonatalSegLib.models import DEFAULT_MODEL, Model, read_model, save_model
-from NeonatalSegLib.network import NetworkSettings, build_network
+from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.sparse import UNKNOWN
 from NeonatalSegLib.study import start_study
 from NeonatalSegLib.study_folder import StudyScan

@@ -12,6 +12,7 @@ from torch import nn
 
 from NeonatalSegLib.datasets.phantom import Phantom
 from NeonatalSegLib.errors import Cancelled, NeonatalSegError
+from NeonatalSegLib.evaluation.metrics import dice_per_class, mean_dice_no_background
 from NeonatalSegLib.inference import (
     Segmentation,
     Segmenter,
@@ -20,12 +21,11 @@ from NeonatalSegLib.inference import (
     cut_brain_warning,
     entropy,
 )
-from NeonatalSegLib.metrics import dice_per_class, mean_dice_no_background
 from NeonatalSegLib.models import DEFAULT_MODEL
-from NeonatalSegLib.network import NetworkSettings
+from NeonatalSegLib.networks.network import NetworkSettings
+from NeonatalSegLib.networks.sliding_window import predict_windows
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.scan import load_scan, make_scan
-from NeonatalSegLib.windows import predict_windows
 
 
 @pytest.fixture(scope="module")

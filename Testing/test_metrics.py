@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from NeonatalSegLib.metrics import (
+from NeonatalSegLib.evaluation.metrics import (
     dice_per_class,
     mean_dice,
     mean_dice_no_background,

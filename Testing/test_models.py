@@ -11,7 +11,7 @@ import torch
 
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.models import DEFAULT_MODEL, Model, find_model, list_models, read_model, save_model, sha256
-from NeonatalSegLib.network import NetworkSettings, build_network
+from NeonatalSegLib.networks.network import NetworkSettings, build_network
 
 TINY = NetworkSettings((4, 8, 8), 1.0, (16, 16, 16), heads=1)
 

@@ -39,7 +39,7 @@ class RealEngineTest(unittest.TestCase):
         import torch
 
         from NeonatalSegLib.models import save_model
-        from NeonatalSegLib.network import NetworkSettings, build_network
+        from NeonatalSegLib.networks.network import NetworkSettings, build_network
 
         cls.folder = tempfile.TemporaryDirectory()
         cls.model = Path(cls.folder.name) / "tiny"

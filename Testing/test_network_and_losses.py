@@ -10,8 +10,8 @@ import torch
 from monai.losses import DiceCELoss as MonaiDiceCELoss
 
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.losses import DeepSupervisionLoss, DiceCELoss, shrink_labels
-from NeonatalSegLib.network import PRESETS, NetworkSettings, build_network, parameter_count
+from NeonatalSegLib.networks.losses import DeepSupervisionLoss, DiceCELoss, shrink_labels
+from NeonatalSegLib.networks.network import PRESETS, NetworkSettings, build_network, parameter_count
 
 TINY = NetworkSettings((4, 8, 8, 12), 1.0, (16, 24, 32), heads=2)
 

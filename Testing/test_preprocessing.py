@@ -10,7 +10,7 @@ from conftest import image_of
 
 from NeonatalSegLib.datasets.phantom import Phantom
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.metrics import dice_per_class, mean_dice
+from NeonatalSegLib.evaluation.metrics import dice_per_class, mean_dice
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.preprocessing import MIN_AGREEMENT, Prepared, back_to_scan, foreground, labels_on, prepare
 from NeonatalSegLib.scans.registration import agreement, register_rigid

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from NeonatalSegLib import acquisition, synthesis
+from NeonatalSegLib.augmentation import acquisition, synthesis
+from NeonatalSegLib.augmentation.randomisation import Randomisation, RandomisationSettings, Volume
 from NeonatalSegLib.datasets.cache import CachedSubject, build_cache
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.losses import DiceCELoss
 from NeonatalSegLib.models import save_model
-from NeonatalSegLib.network import NetworkSettings, build_network
+from NeonatalSegLib.networks.losses import DiceCELoss
+from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.patches import PatchDataset
-from NeonatalSegLib.randomisation import Randomisation, RandomisationSettings, Volume
 from NeonatalSegLib.training import TrainingSettings, read_settings, train
 
 SPACING_MM = 3.0

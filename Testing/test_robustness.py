@@ -20,7 +20,7 @@ from NeonatalSegLib.experiments.alterations import NOISE, Alteration, altered, o
 from NeonatalSegLib.experiments.robustness import Source, evaluate, make_jobs, run_robustness
 from NeonatalSegLib.experiments.robustness_report import figures, matrix_mean, split
 from NeonatalSegLib.models import Model, save_model
-from NeonatalSegLib.network import NetworkSettings, build_network
+from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.scans.grid import Grid, voxel_axis
 from NeonatalSegLib.scans.preprocessing import foreground
 from NeonatalSegLib.scans.scan import Scan, make_scan
@@ -307,8 +307,8 @@ def test_the_page_states_the_mean_of_the_matrix_and_what_was_done(finished: Path
 
 
 def test_a_native_cell_is_what_segment_gives(place: Path, finished: Path) -> None:
+    from NeonatalSegLib.evaluation.metrics import dice_per_class
     from NeonatalSegLib.inference import Segmenter
-    from NeonatalSegLib.metrics import dice_per_class
     from NeonatalSegLib.scans.scan import load_scan
 
     anat = place / "bids" / "sub-1" / "anat"
@@ -382,6 +382,12 @@ def test_the_mean_weighs_every_cell_alike() -> None:
 
 def test_training_does_not_import_the_alterations() -> None:
     sources = [
-        ROOT / "NeonatalSegLib" / name for name in ("augmentation.py", "acquisition.py", "synthesis.py", "training.py")
+        ROOT / "NeonatalSegLib" / name
+        for name in (
+            "augmentation/transforms.py",
+            "augmentation/acquisition.py",
+            "augmentation/synthesis.py",
+            "training.py",
+        )
     ]
     assert not any("alterations" in s.read_text(encoding="utf-8").split('"""', 2)[2] for s in sources)

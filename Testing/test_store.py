@@ -25,7 +25,7 @@ from NeonatalSegLib.models import (
     installed_models,
     list_models,
 )
-from NeonatalSegLib.network import build_network
+from NeonatalSegLib.networks.network import build_network
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from NeonatalSegLib.engine import Client
 from NeonatalSegLib.errors import Cancelled, NeonatalSegError
 from NeonatalSegLib.inference import Segmenter
 from NeonatalSegLib.models import save_model
-from NeonatalSegLib.network import NetworkSettings, build_network
+from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.preprocessing import foreground
 from NeonatalSegLib.scans.scan import load_scan

@@ -15,7 +15,7 @@ from NeonatalSegLib.datasets.cache import CachedSubject, build_cache, read_cache
 from NeonatalSegLib.datasets.templates import MERGED, find_templates
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.experiments.robustness import template_sources
-from NeonatalSegLib.network import NetworkSettings
+from NeonatalSegLib.networks.network import NetworkSettings
 from NeonatalSegLib.patches import PatchDataset
 from NeonatalSegLib.training import SegmentationTask, TrainingSettings, train
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from NeonatalSegLib.augmentation import AugmentationSettings, DropModalityd, build_augmentation
+from NeonatalSegLib.augmentation.randomisation import RandomisationSettings
+from NeonatalSegLib.augmentation.transforms import AugmentationSettings, DropModalityd, build_augmentation
 from NeonatalSegLib.datasets.cache import CachedSubject, read_cache
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.models import read_model
-from NeonatalSegLib.network import NetworkSettings
-from NeonatalSegLib.randomisation import RandomisationSettings
+from NeonatalSegLib.networks.network import NetworkSettings
 from NeonatalSegLib.training import EpochSampler, PatchDataset, TrainingSettings, read_settings, train
 
 SETTINGS = TrainingSettings(

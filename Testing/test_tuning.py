@@ -7,7 +7,7 @@ from typing import Any
 
 from NeonatalSegLib import store
 from NeonatalSegLib.models import find_model, save_model
-from NeonatalSegLib.network import NetworkSettings, build_network
+from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.panel import Panel
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 from NeonatalSegLib.tuning import State, Strategy, Tuning

@@ -21,8 +21,8 @@ from small_studies import make_study
 from test_mrml_logic import add_volume
 
 from NeonatalSegLib.models import find_model
+from NeonatalSegLib.networks.strategies import STRATEGIES as TEXTS
 from NeonatalSegLib.panel import State
-from NeonatalSegLib.strategies import STRATEGIES as TEXTS
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 from NeonatalSegLib.versions import Scores, Version
 

@@ -26,7 +26,7 @@ from NeonatalSegLib.datasets.phantom import Phantom, draw_newborn
 from NeonatalSegLib.models import DEFAULT_MODEL, find_model
 from NeonatalSegLib.mrml import dependencies
 from NeonatalSegLib.mrml.charts import DICE, LOSS
-from NeonatalSegLib.network import NetworkSettings, build_network
+from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.scans.grid import Grid, plane
 from NeonatalSegLib.study_folder import StudyScan
 from NeonatalSegLib.tissues import PHYSIOLOGICAL

@@ -17,7 +17,7 @@ from NeonatalSegLib import store
 from NeonatalSegLib.models import DEFAULT_MODEL, save_model
 from NeonatalSegLib.mrml.charts import LOSS
 from NeonatalSegLib.mrml.compute import start_engine
-from NeonatalSegLib.network import build_network
+from NeonatalSegLib.networks.network import build_network
 from NeonatalSegLib.tuning import State
 
 

@@ -16,9 +16,9 @@ import tempfile
 from pathlib import Path
 
 from NeonatalSegLib.datasets.bids import Subject, find_subjects
-from NeonatalSegLib.evaluation import Evaluation, evaluate_folders
+from NeonatalSegLib.evaluation.folders import Evaluation, evaluate_folders
+from NeonatalSegLib.evaluation.metrics import mean_dice, mean_dice_no_background
 from NeonatalSegLib.inference import Segmenter
-from NeonatalSegLib.metrics import mean_dice, mean_dice_no_background
 from NeonatalSegLib.models import DEFAULT_MODEL
 from NeonatalSegLib.outputs import segment_to_folder
 from NeonatalSegLib.scans.scan import load_scan

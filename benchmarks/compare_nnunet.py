@@ -67,7 +67,7 @@ from NeonatalSegLib.datasets.bids import Subject, find_subjects, read_table
 from NeonatalSegLib.datasets.cache import read_labels
 from NeonatalSegLib.datasets.templates import PREFIX
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.evaluation import markdown_table
+from NeonatalSegLib.evaluation.folders import markdown_table
 from NeonatalSegLib.experiments import alterations
 from NeonatalSegLib.experiments.alterations import FACTORS, Alteration, altered, scaled
 from NeonatalSegLib.experiments.annotator import dsc_merged

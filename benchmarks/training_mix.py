@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from NeonatalSegLib.augmentation.randomisation import RandomisationSettings
 from NeonatalSegLib.datasets.bids import find_subjects
 from NeonatalSegLib.datasets.cache import build_cache, read_labels
+from NeonatalSegLib.evaluation.metrics import dice_per_class, mean_dice_no_background
 from NeonatalSegLib.experiments.alterations import Alteration, altered, scaled
 from NeonatalSegLib.experiments.robustness import CONTRASTS
 from NeonatalSegLib.inference import Segmenter
-from NeonatalSegLib.metrics import dice_per_class, mean_dice_no_background
-from NeonatalSegLib.network import NetworkSettings
-from NeonatalSegLib.randomisation import RandomisationSettings
+from NeonatalSegLib.networks.network import NetworkSettings
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.scan import load_scan
 from NeonatalSegLib.training import TrainingSettings, train

@@ -13,11 +13,11 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from NeonatalSegLib import windows
 from NeonatalSegLib.datasets.bids import find_subjects
+from NeonatalSegLib.evaluation.metrics import dice_per_class, mean_dice_no_background
 from NeonatalSegLib.inference import Segmenter
-from NeonatalSegLib.metrics import dice_per_class, mean_dice_no_background
 from NeonatalSegLib.models import DEFAULT_MODEL
+from NeonatalSegLib.networks import sliding_window
 from NeonatalSegLib.scans.preprocessing import back_to_scan, prepare
 from NeonatalSegLib.scans.scan import load_scan
 
@@ -39,9 +39,9 @@ def main() -> None:
         prepared = prepare(scan, segmenter.model.spacing_mm)
         image = torch.from_numpy(prepared.array).to(segmenter.device)
         for size, overlap, flips in cases:
-            windows.OVERLAP = overlap
+            sliding_window.OVERLAP = overlap
             started = time.perf_counter()
-            found = windows.predict_windows(
+            found = sliding_window.predict_windows(
                 segmenter._network, image, segmenter.model.network, window=(size,) * 3, flips=flips
             )
             seconds = time.perf_counter() - started

@@ -16,8 +16,8 @@ def strategies(job: Job, models: WarmModels) -> dict[str, Any]:
     Result: ``model_name``; ``strategies``, a list of {name, text, trained, total, percent}.
     """
     from NeonatalSegLib.models import default_model_name, find_model
-    from NeonatalSegLib.network import build_network
-    from NeonatalSegLib.strategies import STRATEGIES, trainable_parameters
+    from NeonatalSegLib.networks.network import build_network
+    from NeonatalSegLib.networks.strategies import STRATEGIES, trainable_parameters
 
     model = find_model(job.fields.get("model") or default_model_name())
     network = build_network(model.network)

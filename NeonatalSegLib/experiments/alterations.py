@@ -1,7 +1,7 @@
 """What the robustness matrix does to a scan: size, skull, grid, noise, bias field and motion.
 
 A test must not be drawn by the code that trained: nothing here is shared with the training augmentation
-(``augmentation.py``), except that the synthetic skull is :func:`NeonatalSegLib.synthesis.add_head`.
+(``augmentation/transforms.py``), except that the synthetic skull is :func:`NeonatalSegLib.synthesis.add_head`.
 Truth is never resampled; the scale alone changes it, and only in its header.
 """
 
@@ -105,7 +105,7 @@ def with_skull(
     The brain is where any of the images shows something, holes filled. The shape is one for all of them, the
     brightness is drawn for each.
     """
-    from NeonatalSegLib.synthesis import add_head
+    from NeonatalSegLib.augmentation.synthesis import add_head
 
     masks = [foreground(image) for image in images.values()]
     out = {}

@@ -19,8 +19,8 @@ from NeonatalSegLib.budget import BudgetSettings, PlannedSlice, ScanToPlan, plan
 from NeonatalSegLib.datasets.cache import read_cache
 from NeonatalSegLib.experiments.domains import DomainScan, read_domain_scan
 from NeonatalSegLib.experiments.runs import run_jobs
+from NeonatalSegLib.networks.strategies import STRATEGIES
 from NeonatalSegLib.sparse import UNKNOWN, SparseCase
-from NeonatalSegLib.strategies import STRATEGIES
 from NeonatalSegLib.tissues import NUMBER_OF_CLASSES, PHYSIOLOGICAL
 
 
@@ -198,7 +198,7 @@ def _held_out_before(
 
 def dsc_merged(pred: np.ndarray, truth: np.ndarray, merged: Sequence[Sequence[int]]) -> np.ndarray:
     """DSC [10] where each group of classes counts as its first."""
-    from NeonatalSegLib.metrics import dice_per_class
+    from NeonatalSegLib.evaluation.metrics import dice_per_class
 
     names = np.arange(NUMBER_OF_CLASSES, dtype=np.uint8)
     for first, *others in merged:

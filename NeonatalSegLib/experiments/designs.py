@@ -31,7 +31,7 @@ from NeonatalSegLib.experiments.tables import (
     per_tissue,
     validation_and_test,
 )
-from NeonatalSegLib.strategies import STRATEGIES
+from NeonatalSegLib.networks.strategies import STRATEGIES
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 from NeonatalSegLib.training_settings import TrainingSettings
 

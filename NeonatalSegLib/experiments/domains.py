@@ -131,7 +131,7 @@ def _prepare_scan(folder: Path, scan: Scan, labels: sitk.Image, segmenter: Segme
     import torch
 
     from NeonatalSegLib.adaptation import HELD_OUT_OVERLAP
-    from NeonatalSegLib.windows import predict_windows
+    from NeonatalSegLib.networks.sliding_window import predict_windows
 
     prepared = prepare(scan, segmenter.model.spacing_mm)
     image = torch.from_numpy(prepared.array).to(segmenter.device)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from NeonatalSegLib.augmentation import AugmentationSettings
+from NeonatalSegLib.augmentation.transforms import AugmentationSettings
 from NeonatalSegLib.datasets.splits import (
     Aged,
     Member,
@@ -20,7 +20,7 @@ from NeonatalSegLib.datasets.splits import (
 )
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files.settings import read_object
-from NeonatalSegLib.network import PRESETS
+from NeonatalSegLib.networks.network import PRESETS
 from NeonatalSegLib.training_settings import TrainingSettings
 
 

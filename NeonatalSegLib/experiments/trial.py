@@ -25,11 +25,11 @@ import torch
 from NeonatalSegLib import __version__
 from NeonatalSegLib.datasets.cache import CachedSubject, read_cache
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.metrics import dice_per_class
-from NeonatalSegLib.network import build_network, parameter_count
-from NeonatalSegLib.strategies import trainable_parameters
+from NeonatalSegLib.evaluation.metrics import dice_per_class
+from NeonatalSegLib.networks.network import build_network, parameter_count
+from NeonatalSegLib.networks.sliding_window import predict_with_age
+from NeonatalSegLib.networks.strategies import trainable_parameters
 from NeonatalSegLib.training import TrainingSettings, train
-from NeonatalSegLib.windows import predict_with_age
 
 CENTRAL = 0.9  # share of an axis from which BudgetSettings(extent="central") takes slices, as the paper's code does
 WEIGHTS = "network.pt"  # in the folder of a run

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.network import NetworkSettings
+from NeonatalSegLib.networks.network import NetworkSettings
 
 if TYPE_CHECKING:
     from torch import nn

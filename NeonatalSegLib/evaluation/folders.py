@@ -1,7 +1,7 @@
 """A folder of predicted label maps against a folder of true ones: pairs, figures, the paper's Tables 1 and 2, TSV.
 
 The way through: find the label maps of both folders, pair them by subject, bring each prediction onto the grid of its
-truth where that needs no guess, measure (:mod:`NeonatalSegLib.metrics`), and hand back an :class:`Evaluation`.
+truth where that needs no guess, measure (:mod:`NeonatalSegLib.evaluation.metrics`), hand back an :class:`Evaluation`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.metrics import (
+from NeonatalSegLib.evaluation.metrics import (
     dice_per_class,
     mean_dice,
     mean_dice_no_background,

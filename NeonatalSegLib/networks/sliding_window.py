@@ -13,7 +13,7 @@ from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetResBlock
 from torch import nn
 
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.network import NetworkSettings
+from NeonatalSegLib.networks.network import NetworkSettings
 
 OVERLAP = 0.5
 

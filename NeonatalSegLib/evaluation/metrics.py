@@ -1,7 +1,7 @@
 """How well a label map agrees with another: overlap, surface distance and volume, per class.
 
 Pure functions on integer label arrays of any number of axes; a spacing is given in the order of the array's axes.
-Nothing here reads a file; :mod:`NeonatalSegLib.evaluation` does that.
+Nothing here reads a file; :mod:`NeonatalSegLib.evaluation.folders` does that.
 """
 
 from __future__ import annotations

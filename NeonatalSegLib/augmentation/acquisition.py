@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from NeonatalSegLib.synthesis import blur, smooth_field, uniform
+from NeonatalSegLib.augmentation.synthesis import blur, smooth_field, uniform
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from NeonatalSegLib.acquisition import Geometry, bias_field, coarse_slices, gamma, ghosts, noise
-from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.synthesis import (
+from NeonatalSegLib.augmentation.acquisition import Geometry, bias_field, coarse_slices, gamma, ghosts, noise
+from NeonatalSegLib.augmentation.synthesis import (
     INTRACRANIAL,
     changed_contrast,
     clusters,
@@ -26,6 +25,7 @@ from NeonatalSegLib.synthesis import (
     uniform,
     younger,
 )
+from NeonatalSegLib.errors import NeonatalSegError
 
 ROOM_MM = 14.0  # around a scan, for skull and scalp
 

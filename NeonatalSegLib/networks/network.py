@@ -90,7 +90,7 @@ def build_network(settings: NetworkSettings) -> nn.Module:
     (n, out, z, y, x) alone. With ``settings.age_head`` there is also ``net.forward_with_age(x)``: the same, and the
     ages in weeks (n,).
     """
-    from NeonatalSegLib.unet import AgeUNet, ResidualUNet
+    from NeonatalSegLib.networks.unet import AgeUNet, ResidualUNet
 
     levels = len(settings.filters)
     strides = [1] + [2] * (levels - 1)

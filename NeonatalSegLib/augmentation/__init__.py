@@ -1,0 +1,1 @@
+"""Random changes to training patches, and images drawn from label maps."""
