@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from NeonatalSegLib.models import Model
+    from NeonatalSegLib.models.bundle import Model
 
 app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
 Name = Annotated[str, typer.Argument(help="Name of a model, as `neonatalseg models` lists it.")]
@@ -23,7 +23,7 @@ def models(context: typer.Context) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    from NeonatalSegLib.models import current_model, installed_models
+    from NeonatalSegLib.models.bundle import current_model, installed_models
 
     known, reasons = installed_models()
     current, warnings = current_model()
@@ -36,7 +36,7 @@ def models(context: typer.Context) -> None:
 @app.command()
 def show(name: Name) -> None:
     """Show one model: state, folder and its card (origin, figures, licence)."""
-    from NeonatalSegLib.models import current_model, find_model
+    from NeonatalSegLib.models.bundle import current_model, find_model
 
     model = find_model(name)
     typer.echo(f"{_lines(model, current_model()[0])[0]}\n{model.folder}\n")
@@ -47,7 +47,7 @@ def show(name: Name) -> None:
 @app.command()
 def accept(name: Name) -> None:
     """Make a model the current one: it is used from now on where no model is named."""
-    from NeonatalSegLib import store
+    from NeonatalSegLib.models import store
 
     before = store.current_name()
     typer.echo(f"Current model: {store.accept(name).name} (before: {before})")
@@ -56,7 +56,7 @@ def accept(name: Name) -> None:
 @app.command("roll-back")
 def roll_back() -> None:
     """Take the last acceptance back: the model that was current before is so again."""
-    from NeonatalSegLib import store
+    from NeonatalSegLib.models import store
 
     before = store.current_name()
     typer.echo(f"Current model: {store.roll_back().name} (before: {before})")
@@ -65,7 +65,7 @@ def roll_back() -> None:
 @app.command()
 def discard(name: Name) -> None:
     """Delete one of your own models for good; neither the current one nor a shipped one."""
-    from NeonatalSegLib import store
+    from NeonatalSegLib.models import store
 
     store.discard(name)
     typer.echo(f"Discarded: {name}")
@@ -77,7 +77,7 @@ def export(
     file: Annotated[Path, typer.Argument(help="The zip file, replaced where it is there; or a folder for it.")],
 ) -> None:
     """Write a model into one zip file, for another computer. It names the scans and raters it was tuned with."""
-    from NeonatalSegLib import store
+    from NeonatalSegLib.models import store
 
     typer.echo(f"Written: {store.export_model(name, file)}")
 
@@ -88,7 +88,7 @@ def import_(
     name: Annotated[str, typer.Option(help="Give it another name.")] = "",
 ) -> None:
     """Take over an exported model as a candidate; it is checked, and not used until it is accepted."""
-    from NeonatalSegLib import store
+    from NeonatalSegLib.models import store
 
     model = store.import_model(file, name)
     typer.echo(f"Imported: {model.name}\n{model.folder}")
@@ -96,9 +96,9 @@ def import_(
 
 def _lines(model: Model, current: str) -> list[str]:
     """What the list says of a model."""
-    from NeonatalSegLib import store
+    from NeonatalSegLib.models import store
+    from NeonatalSegLib.models.scores import Scores, dice_text
     from NeonatalSegLib.tissues import PHYSIOLOGICAL
-    from NeonatalSegLib.versions import Scores, dice_text
 
     ours = model.metadata["neonatalseg"]
     state = store.state_of(model) + (", current" if model.name == current else "")

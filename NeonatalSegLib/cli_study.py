@@ -81,7 +81,7 @@ def budget(
     segmenter = None
     if needs_model(settings, prefill):
         from NeonatalSegLib.inference import Segmenter
-        from NeonatalSegLib.models import find_model
+        from NeonatalSegLib.models.bundle import find_model
 
         segmenter = Segmenter(find_model(model), device)
     if out is None or plan_only:
@@ -121,10 +121,11 @@ def finetune(
     from NeonatalSegLib.annotated import read_annotations
 
     annotated = read_annotations(study, rater)
-    from NeonatalSegLib import finetuning, store
+    from NeonatalSegLib import finetuning
     from NeonatalSegLib.finetuning_settings import FineTuningSettings
-    from NeonatalSegLib.model_history import check_writable
-    from NeonatalSegLib.models import find_model
+    from NeonatalSegLib.models import store
+    from NeonatalSegLib.models.bundle import find_model
+    from NeonatalSegLib.models.history import check_writable
 
     chosen = {"strategy": strategy, "seed": seed, "steps": steps, "rehearsal": 0.0 if no_rehearsal else None}
     given |= {name: value for name, value in chosen.items() if value is not None}

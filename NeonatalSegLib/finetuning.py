@@ -19,7 +19,7 @@ import numpy as np
 from NeonatalSegLib.annotated import AnnotatedScan
 from NeonatalSegLib.budget import PlannedSlice, plane
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.models import Model
+from NeonatalSegLib.models.bundle import Model
 from NeonatalSegLib.sparse import UNKNOWN, SparseCase, annotated_on
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
@@ -81,7 +81,7 @@ class FineTuned:
 
     def save(self) -> Model:
         """Write the network as a new version, a candidate, in the user's model store."""
-        from NeonatalSegLib.store import add_version
+        from NeonatalSegLib.models.store import add_version
 
         return add_version(self.adapted.network, self.parent.network, self.parent, self.lineage())
 
@@ -143,7 +143,7 @@ def finetune(
 
 def learned_before(model: Model) -> set[str]:
     """Keys of the slices that this model and those that it came from have learned, as far as their lineage is here."""
-    from NeonatalSegLib.models import find_model
+    from NeonatalSegLib.models.bundle import find_model
 
     keys: set[str] = set()
     seen: set[str] = set()

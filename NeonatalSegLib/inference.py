@@ -21,7 +21,7 @@ import SimpleITK as sitk
 from NeonatalSegLib.errors import NeonatalSegError, is_out_of_memory
 from NeonatalSegLib.evaluation.metrics import volumes_ml
 from NeonatalSegLib.focus import focused
-from NeonatalSegLib.models import Model, current_model, find_model
+from NeonatalSegLib.models.bundle import Model, current_model, find_model
 from NeonatalSegLib.networks.network import NetworkSettings
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.preprocessing import MIN_AGREEMENT, Prepared, back_to_scan, prepare

@@ -115,7 +115,7 @@ def plan_study(
         segmenter = None
     elif segmenter is None:
         from NeonatalSegLib.inference import Segmenter
-        from NeonatalSegLib.models import find_model
+        from NeonatalSegLib.models.bundle import find_model
 
         segmenter = Segmenter(find_model())
     labels: dict[str, bytes] = {}

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from NeonatalSegLib.models.scores import Scores, Version, dice_text
 from NeonatalSegLib.networks.strategies import STRATEGIES
 from NeonatalSegLib.panel import STAGE_NAMES as SEGMENT_STAGES
 from NeonatalSegLib.panel import Control, Signal, duration
-from NeonatalSegLib.versions import Scores, Version, dice_text
 
 NO_STUDY = "Choose or start a study in the Annotate section: fine-tuning learns from its completed slices."
 NO_SLICES = "No slice of this study is completed yet. Complete some in the Annotate section first."

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from conftest import ROOT
 
-from NeonatalSegLib import store
-from NeonatalSegLib.model_history import user_folder
-from NeonatalSegLib.models import Model, save_model
+from NeonatalSegLib.models import store
+from NeonatalSegLib.models.bundle import Model, save_model
+from NeonatalSegLib.models.history import user_folder
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 
 SHIPPED = sorted(folder.name for folder in (ROOT / "Resources" / "Models").iterdir())

@@ -20,7 +20,7 @@ from NeonatalSegLib.datasets.phantom import Phantom, draw_newborn, write_newborn
 from NeonatalSegLib.engine.operations import WarmModels, segment
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.inference import Segmenter
-from NeonatalSegLib.models import DEFAULT_MODEL, Model, find_model, read_model, save_model
+from NeonatalSegLib.models.bundle import DEFAULT_MODEL, Model, find_model, read_model, save_model
 from NeonatalSegLib.networks.losses import DeepSupervisionLoss, age_loss
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.networks.sliding_window import predict_age, predict_windows, predict_with_age

@@ -16,7 +16,7 @@ from NeonatalSegLib.experiments.annotator import AnnotatorSettings, dsc_merged, 
 from NeonatalSegLib.experiments.annotator_report import write_annotator_report
 from NeonatalSegLib.experiments.domains import DomainScan, prepare_domain, read_labelled, with_changed_contrast
 from NeonatalSegLib.inference import Segmenter
-from NeonatalSegLib.models import Model, save_model
+from NeonatalSegLib.models.bundle import Model, save_model
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.scan import Scan

@@ -14,7 +14,7 @@ import pytest
 import SimpleITK as sitk
 from conftest import ROOT
 
-from NeonatalSegLib.models import DEFAULT_MODEL, save_model
+from NeonatalSegLib.models.bundle import DEFAULT_MODEL, save_model
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.tissues import TISSUES

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from benchmarks import compare_nnunet, nnunet_peer
 from NeonatalSegLib.datasets.phantom import Phantom, draw_newborn
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.models import Model, save_model
+from NeonatalSegLib.models.bundle import Model, save_model
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.scans.scan import make_scan
 from NeonatalSegLib.tissues import TISSUES

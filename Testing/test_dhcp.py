@@ -15,7 +15,7 @@ from NeonatalSegLib.datasets.dhcp import find_complete, find_scans, is_release, 
 from NeonatalSegLib.datasets.phantom import Phantom, draw_newborn
 from NeonatalSegLib.datasets.splits import read_split
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.models import save_model
+from NeonatalSegLib.models.bundle import save_model
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.study_folder import read_study
 from NeonatalSegLib.tissues import TISSUES

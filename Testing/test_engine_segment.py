@@ -20,7 +20,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with random weights: the engine does not care what a network has learned."""
     import torch
 
-    from NeonatalSegLib.models import save_model
+    from NeonatalSegLib.models.bundle import save_model
     from NeonatalSegLib.networks.network import NetworkSettings, build_network
 
     torch.manual_seed(1)
@@ -119,7 +119,7 @@ def test_model_replaced_under_its_name_is_loaded_anew(
 ) -> None:
     import torch
 
-    from NeonatalSegLib.models import save_model
+    from NeonatalSegLib.models.bundle import save_model
     from NeonatalSegLib.networks.network import NetworkSettings, build_network
 
     settings = NetworkSettings((4, 8, 8), 3.0, (32, 32, 32), heads=0)

@@ -12,7 +12,6 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from NeonatalSegLib import store
 from NeonatalSegLib.annotated import read_annotations
 from NeonatalSegLib.annotation import Project
 from NeonatalSegLib.budget import BudgetSettings, PlannedSlice, plane
@@ -22,7 +21,8 @@ from NeonatalSegLib.engine.client import Client, EngineError
 from NeonatalSegLib.errors import Cancelled, NeonatalSegError
 from NeonatalSegLib.finetuning import finetune, hold_out, learned_before, prepare_case, read_rehearsal
 from NeonatalSegLib.finetuning_settings import FineTuningSettings
-from NeonatalSegLib.models import DEFAULT_MODEL, Model, read_model, save_model
+from NeonatalSegLib.models import store
+from NeonatalSegLib.models.bundle import DEFAULT_MODEL, Model, read_model, save_model
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.sparse import UNKNOWN
 from NeonatalSegLib.study import start_study

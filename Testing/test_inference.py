@@ -21,7 +21,7 @@ from NeonatalSegLib.inference import (
     cut_brain_warning,
     entropy,
 )
-from NeonatalSegLib.models import DEFAULT_MODEL
+from NeonatalSegLib.models.bundle import DEFAULT_MODEL
 from NeonatalSegLib.networks.network import NetworkSettings
 from NeonatalSegLib.networks.sliding_window import predict_windows
 from NeonatalSegLib.scans.grid import Grid

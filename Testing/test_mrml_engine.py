@@ -38,7 +38,7 @@ class RealEngineTest(unittest.TestCase):
     def setUpClass(cls) -> None:
         import torch
 
-        from NeonatalSegLib.models import save_model
+        from NeonatalSegLib.models.bundle import save_model
         from NeonatalSegLib.networks.network import NetworkSettings, build_network
 
         cls.folder = tempfile.TemporaryDirectory()

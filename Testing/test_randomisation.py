@@ -14,7 +14,7 @@ from NeonatalSegLib.augmentation import acquisition, synthesis
 from NeonatalSegLib.augmentation.randomisation import Randomisation, RandomisationSettings, Volume
 from NeonatalSegLib.datasets.cache import CachedSubject, build_cache
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.models import save_model
+from NeonatalSegLib.models.bundle import save_model
 from NeonatalSegLib.networks.losses import DiceCELoss
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.patches import PatchDataset

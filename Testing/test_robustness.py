@@ -19,7 +19,7 @@ from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.experiments.alterations import NOISE, Alteration, altered, one_at_a_time, scaled
 from NeonatalSegLib.experiments.robustness import Source, evaluate, make_jobs, run_robustness
 from NeonatalSegLib.experiments.robustness_report import figures, matrix_mean, split
-from NeonatalSegLib.models import Model, save_model
+from NeonatalSegLib.models.bundle import Model, save_model
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.scans.grid import Grid, voxel_axis
 from NeonatalSegLib.scans.preprocessing import foreground

@@ -13,10 +13,9 @@ import pytest
 import SimpleITK as sitk
 from store_models import LINEAGE, SHIPPED, TINY, add, copies, run, save_parent, visible, weight
 
-from NeonatalSegLib import store
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.model_history import user_folder
-from NeonatalSegLib.models import (
+from NeonatalSegLib.models import store
+from NeonatalSegLib.models.bundle import (
     DEFAULT_MODEL,
     Model,
     current_model,
@@ -25,6 +24,7 @@ from NeonatalSegLib.models import (
     installed_models,
     list_models,
 )
+from NeonatalSegLib.models.history import user_folder
 from NeonatalSegLib.networks.network import build_network
 
 

@@ -9,14 +9,9 @@ import time
 import pytest
 from store_models import SHIPPED, add, at_once, copies, run, save_parent, visible, weight
 
-from NeonatalSegLib import store
-from NeonatalSegLib.model_history import user_folder
-from NeonatalSegLib.models import (
-    DEFAULT_MODEL,
-    Model,
-    find_model,
-    installed_models,
-)
+from NeonatalSegLib.models import store
+from NeonatalSegLib.models.bundle import DEFAULT_MODEL, Model, find_model, installed_models
+from NeonatalSegLib.models.history import user_folder
 
 
 @pytest.fixture(scope="module")

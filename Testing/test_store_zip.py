@@ -11,14 +11,10 @@ from pathlib import Path
 import pytest
 from store_models import add, copies, save_parent, visible, weight
 
-from NeonatalSegLib import store
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.model_history import user_folder
-from NeonatalSegLib.models import (
-    DEFAULT_MODEL,
-    Model,
-    find_model,
-)
+from NeonatalSegLib.models import store
+from NeonatalSegLib.models.bundle import DEFAULT_MODEL, Model, find_model
+from NeonatalSegLib.models.history import user_folder
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from NeonatalSegLib.datasets.phantom import write_newborn
 from NeonatalSegLib.engine import Client
 from NeonatalSegLib.errors import Cancelled, NeonatalSegError
 from NeonatalSegLib.inference import Segmenter
-from NeonatalSegLib.models import save_model
+from NeonatalSegLib.models.bundle import save_model
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.preprocessing import foreground

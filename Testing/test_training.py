@@ -14,7 +14,7 @@ from NeonatalSegLib.augmentation.randomisation import RandomisationSettings
 from NeonatalSegLib.augmentation.transforms import AugmentationSettings, DropModalityd, build_augmentation
 from NeonatalSegLib.datasets.cache import CachedSubject, read_cache
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.models import read_model
+from NeonatalSegLib.models.bundle import read_model
 from NeonatalSegLib.networks.network import NetworkSettings
 from NeonatalSegLib.training import EpochSampler, PatchDataset, TrainingSettings, read_settings, train
 

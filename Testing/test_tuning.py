@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from NeonatalSegLib import store
-from NeonatalSegLib.models import find_model, save_model
+from NeonatalSegLib.models import store
+from NeonatalSegLib.models.bundle import find_model, save_model
+from NeonatalSegLib.models.scores import Scores, Version, list_versions
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.panel import Panel
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 from NeonatalSegLib.tuning import State, Strategy, Tuning
-from NeonatalSegLib.versions import Scores, Version, list_versions
 
 BEFORE = {t.key: 0.5 + 0.01 * t.index for t in PHYSIOLOGICAL}
 AFTER = {key: value + 0.1 for key, value in BEFORE.items()}

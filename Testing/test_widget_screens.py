@@ -20,11 +20,11 @@ from scripted_engine import HELLO, ScriptedEngine
 from small_studies import make_study
 from test_mrml_logic import add_volume
 
-from NeonatalSegLib.models import find_model
+from NeonatalSegLib.models.bundle import find_model
+from NeonatalSegLib.models.scores import Scores, Version
 from NeonatalSegLib.networks.strategies import STRATEGIES as TEXTS
 from NeonatalSegLib.panel import State
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
-from NeonatalSegLib.versions import Scores, Version
 
 WIDTH = 460
 KEYS = [tissue.key for tissue in PHYSIOLOGICAL]

@@ -19,11 +19,11 @@ import slicer_scene
 from scripted_engine import HELLO
 from test_widget import REPLACED, WidgetCase
 
-from NeonatalSegLib import store
 from NeonatalSegLib.annotation import Project, create_project
 from NeonatalSegLib.budget import BudgetSettings, ScanToPlan, plan_slices
 from NeonatalSegLib.datasets.phantom import Phantom, draw_newborn
-from NeonatalSegLib.models import DEFAULT_MODEL, find_model
+from NeonatalSegLib.models import store
+from NeonatalSegLib.models.bundle import DEFAULT_MODEL, find_model
 from NeonatalSegLib.mrml import dependencies
 from NeonatalSegLib.mrml.charts import DICE, LOSS
 from NeonatalSegLib.networks.network import NetworkSettings, build_network

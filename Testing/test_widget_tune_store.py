@@ -13,8 +13,8 @@ import slicer_qt
 import slicer_scene
 from test_widget_tune import HAVE_TORCH, TINY, WAIT_S, TuneCase, add_candidate, make_study
 
-from NeonatalSegLib import store
-from NeonatalSegLib.models import DEFAULT_MODEL, save_model
+from NeonatalSegLib.models import store
+from NeonatalSegLib.models.bundle import DEFAULT_MODEL, save_model
 from NeonatalSegLib.mrml.charts import LOSS
 from NeonatalSegLib.mrml.compute import start_engine
 from NeonatalSegLib.networks.network import build_network

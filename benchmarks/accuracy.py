@@ -19,7 +19,7 @@ from NeonatalSegLib.datasets.bids import Subject, find_subjects
 from NeonatalSegLib.evaluation.folders import Evaluation, evaluate_folders
 from NeonatalSegLib.evaluation.metrics import mean_dice, mean_dice_no_background
 from NeonatalSegLib.inference import Segmenter
-from NeonatalSegLib.models import DEFAULT_MODEL
+from NeonatalSegLib.models.bundle import DEFAULT_MODEL
 from NeonatalSegLib.outputs import segment_to_folder
 from NeonatalSegLib.scans.scan import load_scan
 from NeonatalSegLib.tissues import PHYSIOLOGICAL

@@ -74,7 +74,7 @@ from NeonatalSegLib.experiments.annotator import dsc_merged
 from NeonatalSegLib.experiments.robustness import CONTRASTS, Source, kept_out, make_jobs
 from NeonatalSegLib.experiments.robustness_report import read_earlier
 from NeonatalSegLib.files.atomic import write_file
-from NeonatalSegLib.models import DEFAULT_MODEL, Model, find_model
+from NeonatalSegLib.models.bundle import DEFAULT_MODEL, Model, find_model
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.preprocessing import align, foreground
 from NeonatalSegLib.scans.scan import Scan, load_scan

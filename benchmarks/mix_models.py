@@ -23,7 +23,7 @@ from NeonatalSegLib.evaluation.metrics import dice_per_class, mean_dice_no_backg
 from NeonatalSegLib.experiments.alterations import Alteration, altered, scaled
 from NeonatalSegLib.experiments.robustness import CONTRASTS
 from NeonatalSegLib.inference import Segmenter
-from NeonatalSegLib.models import Model, find_model, save_model
+from NeonatalSegLib.models.bundle import Model, find_model, save_model
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.scan import load_scan
 

@@ -60,7 +60,7 @@ class WarmModels:
     def get(self, model: str | None, device: str) -> tuple[Segmenter, bool]:
         """The segmenter for a model's name or path on a device, and whether it was already loaded."""
         from NeonatalSegLib.inference import Segmenter
-        from NeonatalSegLib.models import find_model
+        from NeonatalSegLib.models.bundle import find_model
 
         found = find_model(model or None)
         # The hash is in the key: a model that was fine-tuned under the same name is another model.
@@ -88,7 +88,7 @@ def hello(job: Job, models: WarmModels) -> dict[str, Any]:
     job.progress("import", 0.0)
     # torch first: where several packages are missing, it is the one that a user has to decide about.
     packages = {name: importlib.import_module(name) for name in ("torch", "monai", "numpy", "SimpleITK")}
-    from NeonatalSegLib.models import default_model_name, list_models
+    from NeonatalSegLib.models.bundle import default_model_name, list_models
 
     importlib.import_module("NeonatalSegLib.inference")  # now, so that the first segmentation does not wait for it
     job.progress("devices", 0.8)
@@ -129,7 +129,7 @@ def segment(job: Job, models: WarmModels) -> dict[str, Any]:
 
     job.progress("load model", 0.0)
     with _Stopwatch(times, "load"):
-        from NeonatalSegLib.models import current_model
+        from NeonatalSegLib.models.bundle import current_model
 
         segmenter, warm = models.get(job.fields.get("model"), job.fields.get("device") or "auto")
         # An accepted model that is gone, where the user relies on it.

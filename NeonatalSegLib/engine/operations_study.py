@@ -22,7 +22,7 @@ def plan(job: Job, models: WarmModels) -> dict[str, Any]:
     needed), ``warnings``.
     """
     from NeonatalSegLib.budget import BudgetSettings
-    from NeonatalSegLib.models import current_model
+    from NeonatalSegLib.models.bundle import current_model
     from NeonatalSegLib.study import check_folder, check_scans, needs_model, scan_of_json, start_study
 
     study = job.fields.get("study")

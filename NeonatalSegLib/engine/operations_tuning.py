@@ -15,7 +15,7 @@ def strategies(job: Job, models: WarmModels) -> dict[str, Any]:
     Fields: ``model`` (name or path, null for the user's default).
     Result: ``model_name``; ``strategies``, a list of {name, text, trained, total, percent}.
     """
-    from NeonatalSegLib.models import default_model_name, find_model
+    from NeonatalSegLib.models.bundle import default_model_name, find_model
     from NeonatalSegLib.networks.network import build_network
     from NeonatalSegLib.networks.strategies import STRATEGIES, trainable_parameters
 
@@ -47,8 +47,8 @@ def finetune(job: Job, models: WarmModels) -> dict[str, Any]:
     from NeonatalSegLib.finetuning import finetune as run
     from NeonatalSegLib.finetuning import read_rehearsal
     from NeonatalSegLib.finetuning_settings import FineTuningSettings
-    from NeonatalSegLib.model_history import check_writable
-    from NeonatalSegLib.models import default_model_name, find_model
+    from NeonatalSegLib.models.bundle import default_model_name, find_model
+    from NeonatalSegLib.models.history import check_writable
 
     fields = job.fields
     job.progress("read", 0.0)

@@ -120,7 +120,7 @@ def one_run(
     from NeonatalSegLib.finetuning import fully_labelled
     from NeonatalSegLib.finetuning_settings import FineTuningSettings
     from NeonatalSegLib.inference import choose_device
-    from NeonatalSegLib.models import find_model
+    from NeonatalSegLib.models.bundle import find_model
 
     found = find_model(model)
     device, _ = choose_device("auto")

@@ -15,7 +15,7 @@ from NeonatalSegLib.experiments.annotator_report import write_annotator_report
 from NeonatalSegLib.files.settings import read_object, tuples
 from NeonatalSegLib.finetuning import PHANTOMS
 from NeonatalSegLib.inference import Segmenter
-from NeonatalSegLib.models import find_model
+from NeonatalSegLib.models.bundle import find_model
 
 
 def run_annotator(

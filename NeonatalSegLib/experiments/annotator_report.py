@@ -10,7 +10,7 @@ import numpy as np
 
 from NeonatalSegLib.experiments.annotator import AnnotatorSettings, mean_of
 from NeonatalSegLib.experiments.tables import Spread, Table
-from NeonatalSegLib.models import Model
+from NeonatalSegLib.models.bundle import Model
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 Results = Mapping[str, Mapping[str, Any]]  # of annotator.simulate

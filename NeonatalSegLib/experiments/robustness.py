@@ -24,7 +24,7 @@ from NeonatalSegLib.experiments.alterations import FACTORS, Alteration, altered,
 from NeonatalSegLib.experiments.robustness_report import read_earlier, write_report
 from NeonatalSegLib.experiments.runs import run_jobs
 from NeonatalSegLib.inference import METHOD
-from NeonatalSegLib.models import Model, find_model, sha256
+from NeonatalSegLib.models.bundle import Model, find_model, sha256
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

@@ -19,7 +19,7 @@ from NeonatalSegLib.experiments import alterations as a
 from NeonatalSegLib.experiments.alterations import FACTORS, Alteration, one_at_a_time
 from NeonatalSegLib.experiments.tables import Table, dsc_no_background
 from NeonatalSegLib.inference import METHOD
-from NeonatalSegLib.models import Model
+from NeonatalSegLib.models.bundle import Model
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 NAME = "robustness"

@@ -10,15 +10,16 @@ import vtk
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
-from NeonatalSegLib import store, tuning
+from NeonatalSegLib import tuning
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.models import current_model
+from NeonatalSegLib.models import store
+from NeonatalSegLib.models.bundle import current_model
+from NeonatalSegLib.models.scores import list_versions
 from NeonatalSegLib.mrml import choosing, dependencies, tune_view, view
 from NeonatalSegLib.mrml.charts import TuningChart
 from NeonatalSegLib.mrml.compute import EngineRequest
 from NeonatalSegLib.mrml.controller import slot
 from NeonatalSegLib.mrml.sections import Host
-from NeonatalSegLib.versions import list_versions
 
 DOING = "A fine-tuning"
 DECLINED = "Nothing was installed. Fine-tuning needs PyTorch."

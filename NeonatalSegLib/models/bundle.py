@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from NeonatalSegLib import __version__
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.model_history import Event, accepted_order, read_events, user_folder
+from NeonatalSegLib.models.history import Event, accepted_order, read_events, user_folder
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.tissues import TISSUES
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "neonatal-v2"
 FORMAT = 1  # of the "neonatalseg" section of metadata.json; raised when an older reader would misread it
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parents[1]
 # Beside the package in a checkout and in Slicer, inside it when installed by pip.
 _MODEL_FOLDERS = (_PACKAGE.parent / "Resources" / "Models", _PACKAGE / "Resources" / "Models")
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from NeonatalSegLib.models import Model
-from NeonatalSegLib.versions import Scores
+from NeonatalSegLib.models.bundle import Model
+from NeonatalSegLib.models.scores import Scores
 
 
 def version_description(parent: str, lineage: Mapping[str, Any]) -> str:

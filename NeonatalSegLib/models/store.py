@@ -4,9 +4,9 @@
     >>> store.current_name()  # what is used where no model is named
     'neonatal-v2'
 
-A version is a bundle (models.py) in the user's folder. It is written beside its place and appears by one rename, so a
+A version is a bundle (models/bundle.py) in the user's folder. It is written beside its place and appears by one rename, so a
 killed process leaves no half model, and two that end at once give two. What is current follows from the history of
-events (model_history.py); nothing becomes current without :func:`accept`. Shipped models are only read.
+events (models/history.py); nothing becomes current without :func:`accept`. Shipped models are only read.
 """
 
 from __future__ import annotations
@@ -23,13 +23,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from NeonatalSegLib import model_history as log
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files.atomic import now, sync, sync_folder
-from NeonatalSegLib.model_card import scan_names, version_card, version_description
-from NeonatalSegLib.model_history import Event, user_folder
-from NeonatalSegLib.model_zip import check_name, name_in_zip, read_zip, write_zip
-from NeonatalSegLib.models import (
+from NeonatalSegLib.models import history as log
+from NeonatalSegLib.models.archive import check_name, name_in_zip, read_zip, write_zip
+from NeonatalSegLib.models.bundle import (
     DEFAULT_MODEL,
     Model,
     current_model,
@@ -40,6 +38,8 @@ from NeonatalSegLib.models import (
     save_model,
     shipped_folder,
 )
+from NeonatalSegLib.models.card import scan_names, version_card, version_description
+from NeonatalSegLib.models.history import Event, user_folder
 from NeonatalSegLib.networks.network import NetworkSettings
 
 if TYPE_CHECKING:

@@ -73,8 +73,8 @@ def change_text(before: float | None, after: float | None) -> str:
 
 def list_versions() -> list[Version]:
     """The user's own models, sorted by name, so that the newest of a family is the last."""
-    from NeonatalSegLib.models import list_models
-    from NeonatalSegLib.store import SHIPPED, status
+    from NeonatalSegLib.models.bundle import list_models
+    from NeonatalSegLib.models.store import SHIPPED, status
 
     versions = []
     for model in list_models():

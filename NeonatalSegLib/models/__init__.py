@@ -1,0 +1,1 @@
+"""Model bundles: reading, writing, the store of the user's own versions."""
