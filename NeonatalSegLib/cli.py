@@ -72,8 +72,8 @@ def segment(
     from NeonatalSegLib.scans.scan import load_scan
 
     scan = load_scan(t1, t2, name=name, age_weeks=age)  # bad input is told before the network's libraries load
-    from NeonatalSegLib.inference import Segmenter, SegmentOptions
-    from NeonatalSegLib.outputs import check_writable, segment_to_folder
+    from NeonatalSegLib.segmentation.outputs import check_writable, segment_to_folder
+    from NeonatalSegLib.segmentation.segmenter import Segmenter, SegmentOptions
 
     check_writable(out)
     options = SegmentOptions(trust_headers, n4, flips, probabilities, uncertainty, strict)
@@ -103,13 +103,13 @@ def batch(
     """Segment a whole study with one warm model. Exit status: 0 all, 3 some, 4 none of the scans succeeded."""
     from functools import partial
 
-    from NeonatalSegLib.batch import run_study, scans_of_bids, scans_of_list
+    from NeonatalSegLib.segmentation.batch import run_study, scans_of_bids, scans_of_list
 
     if (bids is None) == (scans is None):
         raise NeonatalSegError("Give either --bids with a folder or --list with a table of scans.")
     study = scans_of_bids(bids, partial(typer.echo, err=True)) if bids else scans_of_list(scans) if scans else []
-    from NeonatalSegLib.inference import Segmenter, SegmentOptions
-    from NeonatalSegLib.outputs import check_writable
+    from NeonatalSegLib.segmentation.outputs import check_writable
+    from NeonatalSegLib.segmentation.segmenter import Segmenter, SegmentOptions
 
     check_writable(out)
     options = SegmentOptions(trust_headers, n4, flips, probabilities, uncertainty, strict)
@@ -159,8 +159,8 @@ def train(
 ) -> None:
     """Train a model on labelled scans. Without --data the cache is read as it is (no SimpleITK needed)."""
     from NeonatalSegLib.datasets.cache import build_cache, read_cache
-    from NeonatalSegLib.training import TrainingSettings, read_settings
-    from NeonatalSegLib.training import train as run_training
+    from NeonatalSegLib.training.run import TrainingSettings, read_settings
+    from NeonatalSegLib.training.run import train as run_training
 
     settings = read_settings(config) if config else TrainingSettings()
     folder = cache or out / "cache"
@@ -198,7 +198,7 @@ def demo(
     device: Device = "auto",
 ) -> None:
     """Draw a synthetic newborn, segment it, and print the DSC against the truth that it was drawn from."""
-    from NeonatalSegLib.demo import run_demo
+    from NeonatalSegLib.segmentation.demo import run_demo
 
     written, table = run_demo(out, age, model or None, device, _progress_line)
     _tell(written)

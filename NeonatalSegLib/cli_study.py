@@ -80,8 +80,8 @@ def budget(
         settings = replace(settings, exclude=_completed(exclude, found))
     segmenter = None
     if needs_model(settings, prefill):
-        from NeonatalSegLib.inference import Segmenter
         from NeonatalSegLib.models.bundle import find_model
+        from NeonatalSegLib.segmentation.segmenter import Segmenter
 
         segmenter = Segmenter(find_model(model), device)
     if out is None or plan_only:
@@ -172,8 +172,8 @@ def _tell_tuned(tuned: FineTuned) -> None:
 def _scans(
     bids: Path | None, table: Path | None, t1: Path | None, t2: Path | None, name: str | None, age: float | None
 ) -> list[StudyScan]:
-    from NeonatalSegLib.batch import scans_of_bids, scans_of_list
     from NeonatalSegLib.scans.scan import scan_name
+    from NeonatalSegLib.segmentation.batch import scans_of_bids, scans_of_list
     from NeonatalSegLib.study_folder import StudyScan
 
     single = t2 or t1

@@ -109,7 +109,7 @@ def finetune(
         NeonatalSegError: nothing annotated, a scan that cannot be read, one class only, too little memory.
     """
     from NeonatalSegLib.adaptation import adapt
-    from NeonatalSegLib.inference import choose_device, device_text
+    from NeonatalSegLib.segmentation.segmenter import choose_device, device_text
 
     where, notices = choose_device(device)
     network = model.load_network()

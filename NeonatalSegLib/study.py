@@ -27,7 +27,7 @@ from NeonatalSegLib.study_folder import CREATING, MAY_BE_THERE, StudyScan, check
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 if TYPE_CHECKING:
-    from NeonatalSegLib.inference import Progress, Segmenter
+    from NeonatalSegLib.segmentation.segmenter import Progress, Segmenter
 
 PREFILLS = ("model", "empty")
 
@@ -114,8 +114,8 @@ def plan_study(
     if not needs_model(settings, prefill):
         segmenter = None
     elif segmenter is None:
-        from NeonatalSegLib.inference import Segmenter
         from NeonatalSegLib.models.bundle import find_model
+        from NeonatalSegLib.segmentation.segmenter import Segmenter
 
         segmenter = Segmenter(find_model())
     labels: dict[str, bytes] = {}
@@ -165,7 +165,7 @@ def _segmented(
     labels: dict[str, bytes],
     warnings: list[str],
 ) -> ScanToPlan:
-    from NeonatalSegLib.inference import SegmentOptions
+    from NeonatalSegLib.segmentation.segmenter import SegmentOptions
 
     options = SegmentOptions(uncertainty=settings.selection == "uncertainty")
     result = segmenter.segment(scan, options, progress)

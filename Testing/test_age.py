@@ -19,16 +19,16 @@ from NeonatalSegLib.datasets.cache import CachedSubject, read_cache
 from NeonatalSegLib.datasets.phantom import Phantom, draw_newborn, write_newborn
 from NeonatalSegLib.engine.operations import WarmModels, segment
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.inference import Segmenter
 from NeonatalSegLib.models.bundle import DEFAULT_MODEL, Model, find_model, read_model, save_model
 from NeonatalSegLib.networks.losses import DeepSupervisionLoss, age_loss
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.networks.sliding_window import predict_age, predict_windows, predict_with_age
 from NeonatalSegLib.networks.unet import AgeHead
-from NeonatalSegLib.outputs import segment_to_folder
 from NeonatalSegLib.scans.preprocessing import labels_on, prepare
 from NeonatalSegLib.scans.scan import make_scan
-from NeonatalSegLib.training import TrainingSettings, train
+from NeonatalSegLib.segmentation.outputs import segment_to_folder
+from NeonatalSegLib.segmentation.segmenter import Segmenter
+from NeonatalSegLib.training.run import TrainingSettings, train
 
 PLAIN = NetworkSettings((4, 8, 16), 3.0, (24, 24, 24), heads=1)
 AGE = dataclasses.replace(PLAIN, age_head=True)

@@ -15,11 +15,11 @@ from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.experiments.annotator import AnnotatorSettings, dsc_merged, reveal, simulate, to_plan
 from NeonatalSegLib.experiments.annotator_report import write_annotator_report
 from NeonatalSegLib.experiments.domains import DomainScan, prepare_domain, read_labelled, with_changed_contrast
-from NeonatalSegLib.inference import Segmenter
 from NeonatalSegLib.models.bundle import Model, save_model
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.scan import Scan
+from NeonatalSegLib.segmentation.segmenter import Segmenter
 from NeonatalSegLib.sparse import UNKNOWN
 
 TINY = NetworkSettings((4, 6, 6), 3.0, (32, 32, 32), heads=1)

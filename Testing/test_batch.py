@@ -11,12 +11,12 @@ import pytest
 import torch
 from conftest import ROOT
 
-from NeonatalSegLib.batch import run_study, scans_of_bids, scans_of_list
 from NeonatalSegLib.datasets.phantom import write_newborn
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.inference import Segmenter, SegmentOptions
 from NeonatalSegLib.models.bundle import save_model
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
+from NeonatalSegLib.segmentation.batch import run_study, scans_of_bids, scans_of_list
+from NeonatalSegLib.segmentation.segmenter import Segmenter, SegmentOptions
 
 
 @pytest.fixture(scope="module")

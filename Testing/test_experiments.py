@@ -30,7 +30,7 @@ from NeonatalSegLib.experiments.tables import by_run, dsc_all, dsc_no_background
 from NeonatalSegLib.experiments.trial import label_masks
 from NeonatalSegLib.networks.network import NetworkSettings
 from NeonatalSegLib.networks.strategies import STRATEGIES
-from NeonatalSegLib.training import TrainingSettings, train
+from NeonatalSegLib.training.run import TrainingSettings, train
 
 # --- trainings --------------------------------------------------------------------------------------------------------
 

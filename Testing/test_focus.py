@@ -9,11 +9,11 @@ import SimpleITK as sitk
 from NeonatalSegLib.datasets.phantom import Phantom
 from NeonatalSegLib.evaluation.metrics import dice_per_class, mean_dice_no_background
 from NeonatalSegLib.experiments.alterations import Alteration, altered
-from NeonatalSegLib.focus import RIM_MM, focused
-from NeonatalSegLib.inference import Segmenter
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.preprocessing import Prepared, labels_on, prepare
 from NeonatalSegLib.scans.scan import make_scan
+from NeonatalSegLib.segmentation.second_look import RIM_MM, focused
+from NeonatalSegLib.segmentation.segmenter import Segmenter
 
 BRAIN_MM, CSF_MM = 20.0, 23.0
 

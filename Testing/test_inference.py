@@ -13,7 +13,12 @@ from torch import nn
 from NeonatalSegLib.datasets.phantom import Phantom
 from NeonatalSegLib.errors import Cancelled, NeonatalSegError
 from NeonatalSegLib.evaluation.metrics import dice_per_class, mean_dice_no_background
-from NeonatalSegLib.inference import (
+from NeonatalSegLib.models.bundle import DEFAULT_MODEL
+from NeonatalSegLib.networks.network import NetworkSettings
+from NeonatalSegLib.networks.sliding_window import predict_windows
+from NeonatalSegLib.scans.grid import Grid
+from NeonatalSegLib.scans.scan import load_scan, make_scan
+from NeonatalSegLib.segmentation.segmenter import (
     Segmentation,
     Segmenter,
     SegmentOptions,
@@ -21,11 +26,6 @@ from NeonatalSegLib.inference import (
     cut_brain_warning,
     entropy,
 )
-from NeonatalSegLib.models.bundle import DEFAULT_MODEL
-from NeonatalSegLib.networks.network import NetworkSettings
-from NeonatalSegLib.networks.sliding_window import predict_windows
-from NeonatalSegLib.scans.grid import Grid
-from NeonatalSegLib.scans.scan import load_scan, make_scan
 
 
 @pytest.fixture(scope="module")

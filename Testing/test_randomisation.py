@@ -17,8 +17,8 @@ from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.models.bundle import save_model
 from NeonatalSegLib.networks.losses import DiceCELoss
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
-from NeonatalSegLib.patches import PatchDataset
-from NeonatalSegLib.training import TrainingSettings, read_settings, train
+from NeonatalSegLib.training.patches import PatchDataset
+from NeonatalSegLib.training.run import TrainingSettings, read_settings, train
 
 SPACING_MM = 3.0
 PATCH = (32, 32, 32)

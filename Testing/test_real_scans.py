@@ -11,9 +11,9 @@ import SimpleITK as sitk
 from NeonatalSegLib.datasets.bids import find_subjects
 from NeonatalSegLib.evaluation.metrics import dice_per_class, mean_dice_no_background
 from NeonatalSegLib.experiments.alterations import Alteration, altered
-from NeonatalSegLib.inference import Segmenter
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.scan import load_scan
+from NeonatalSegLib.segmentation.segmenter import Segmenter
 
 
 @pytest.mark.parametrize(("inputs", "floor"), [("t1+t2", 0.90), ("t2", 0.88), ("t1", 0.80)])

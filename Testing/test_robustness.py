@@ -308,8 +308,8 @@ def test_the_page_states_the_mean_of_the_matrix_and_what_was_done(finished: Path
 
 def test_a_native_cell_is_what_segment_gives(place: Path, finished: Path) -> None:
     from NeonatalSegLib.evaluation.metrics import dice_per_class
-    from NeonatalSegLib.inference import Segmenter
     from NeonatalSegLib.scans.scan import load_scan
+    from NeonatalSegLib.segmentation.segmenter import Segmenter
 
     anat = place / "bids" / "sub-1" / "anat"
     found = Segmenter(place / "first").segment(load_scan(None, anat / "sub-1_T2w.nii.gz")).label_map
@@ -387,7 +387,7 @@ def test_training_does_not_import_the_alterations() -> None:
             "augmentation/transforms.py",
             "augmentation/acquisition.py",
             "augmentation/synthesis.py",
-            "training.py",
+            "training/run.py",
         )
     ]
     assert not any("alterations" in s.read_text(encoding="utf-8").split('"""', 2)[2] for s in sources)

@@ -186,8 +186,8 @@ def test_a_current_model_that_is_gone_is_told(parent: Model) -> None:
 
 def test_a_segmentation_tells_that_the_accepted_model_is_gone(parent: Model, tmp_path: Path) -> None:
     from NeonatalSegLib.datasets.phantom import draw_newborn
-    from NeonatalSegLib.inference import Segmenter
     from NeonatalSegLib.scans.scan import load_scan
+    from NeonatalSegLib.segmentation.segmenter import Segmenter
 
     copies(parent, "one", "two")
     store.accept("one")

@@ -17,12 +17,12 @@ from NeonatalSegLib.cli import run
 from NeonatalSegLib.datasets.phantom import write_newborn
 from NeonatalSegLib.engine import Client
 from NeonatalSegLib.errors import Cancelled, NeonatalSegError
-from NeonatalSegLib.inference import Segmenter
 from NeonatalSegLib.models.bundle import save_model
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.preprocessing import foreground
 from NeonatalSegLib.scans.scan import load_scan
+from NeonatalSegLib.segmentation.segmenter import Segmenter
 from NeonatalSegLib.study import start_study
 from NeonatalSegLib.study_folder import StudyScan, read_study
 from NeonatalSegLib.tissues import PHYSIOLOGICAL

@@ -16,8 +16,8 @@ from NeonatalSegLib.datasets.templates import MERGED, find_templates
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.experiments.robustness import template_sources
 from NeonatalSegLib.networks.network import NetworkSettings
-from NeonatalSegLib.patches import PatchDataset
-from NeonatalSegLib.training import SegmentationTask, TrainingSettings, train
+from NeonatalSegLib.training.patches import PatchDataset
+from NeonatalSegLib.training.run import SegmentationTask, TrainingSettings, train
 
 TINY = NetworkSettings((4, 8, 8), 2.0, (16, 16, 16), heads=1)
 SETTINGS = TrainingSettings(

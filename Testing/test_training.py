@@ -16,7 +16,7 @@ from NeonatalSegLib.datasets.cache import CachedSubject, read_cache
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.models.bundle import read_model
 from NeonatalSegLib.networks.network import NetworkSettings
-from NeonatalSegLib.training import EpochSampler, PatchDataset, TrainingSettings, read_settings, train
+from NeonatalSegLib.training.run import EpochSampler, PatchDataset, TrainingSettings, read_settings, train
 
 SETTINGS = TrainingSettings(
     network=NetworkSettings((4, 8, 8), 1.0, (16, 16, 16), heads=1),

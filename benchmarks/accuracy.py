@@ -18,10 +18,10 @@ from pathlib import Path
 from NeonatalSegLib.datasets.bids import Subject, find_subjects
 from NeonatalSegLib.evaluation.folders import Evaluation, evaluate_folders
 from NeonatalSegLib.evaluation.metrics import mean_dice, mean_dice_no_background
-from NeonatalSegLib.inference import Segmenter
 from NeonatalSegLib.models.bundle import DEFAULT_MODEL
-from NeonatalSegLib.outputs import segment_to_folder
 from NeonatalSegLib.scans.scan import load_scan
+from NeonatalSegLib.segmentation.outputs import segment_to_folder
+from NeonatalSegLib.segmentation.segmenter import Segmenter
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 INPUTS = {"T1+T2": ("t1", "t2"), "T2": ("t2",), "T1": ("t1",)}

@@ -22,10 +22,10 @@ from NeonatalSegLib.datasets.cache import read_labels
 from NeonatalSegLib.evaluation.metrics import dice_per_class, mean_dice_no_background
 from NeonatalSegLib.experiments.alterations import Alteration, altered, scaled
 from NeonatalSegLib.experiments.robustness import CONTRASTS
-from NeonatalSegLib.inference import Segmenter
 from NeonatalSegLib.models.bundle import Model, find_model, save_model
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.scan import load_scan
+from NeonatalSegLib.segmentation.segmenter import Segmenter
 
 CELLS: dict[str, tuple[Alteration, str]] = {
     "T1+T2": (Alteration(), "T1+T2"),

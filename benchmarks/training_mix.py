@@ -24,11 +24,11 @@ from NeonatalSegLib.datasets.cache import build_cache, read_labels
 from NeonatalSegLib.evaluation.metrics import dice_per_class, mean_dice_no_background
 from NeonatalSegLib.experiments.alterations import Alteration, altered, scaled
 from NeonatalSegLib.experiments.robustness import CONTRASTS
-from NeonatalSegLib.inference import Segmenter
 from NeonatalSegLib.networks.network import NetworkSettings
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.scan import load_scan
-from NeonatalSegLib.training import TrainingSettings, train
+from NeonatalSegLib.segmentation.segmenter import Segmenter
+from NeonatalSegLib.training.run import TrainingSettings, train
 
 VALIDATION = ("sub-ALBERT05", "sub-ALBERT10")
 TEST = ("sub-ALBERT07", "sub-ALBERT16", "sub-ALBERT17")  # kept for the shipped model; nobody chooses on them

@@ -15,11 +15,11 @@ import torch
 
 from NeonatalSegLib.datasets.bids import find_subjects
 from NeonatalSegLib.evaluation.metrics import dice_per_class, mean_dice_no_background
-from NeonatalSegLib.inference import Segmenter
 from NeonatalSegLib.models.bundle import DEFAULT_MODEL
 from NeonatalSegLib.networks import sliding_window
 from NeonatalSegLib.scans.preprocessing import back_to_scan, prepare
 from NeonatalSegLib.scans.scan import load_scan
+from NeonatalSegLib.segmentation.segmenter import Segmenter
 
 INPUTS = {"T1+T2": ("t1", "t2"), "T2": ("t2",), "T1": ("t1",)}
 

@@ -19,7 +19,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from NeonatalSegLib.datasets.newborn_head import AGES, CENTRE, HALF_EXTENT, MARGIN_MM, Head
+from NeonatalSegLib.datasets.phantom_anatomy import AGES, CENTRE, HALF_EXTENT, MARGIN_MM, Head
 from NeonatalSegLib.errors import NeonatalSegError
 
 if TYPE_CHECKING:

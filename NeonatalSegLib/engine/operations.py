@@ -25,7 +25,7 @@ from NeonatalSegLib.errors import NeonatalSegError
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-    from NeonatalSegLib.inference import Segmenter, SegmentOptions
+    from NeonatalSegLib.segmentation.segmenter import Segmenter, SegmentOptions
 
 
 class Job(Protocol):
@@ -59,8 +59,8 @@ class WarmModels:
 
     def get(self, model: str | None, device: str) -> tuple[Segmenter, bool]:
         """The segmenter for a model's name or path on a device, and whether it was already loaded."""
-        from NeonatalSegLib.inference import Segmenter
         from NeonatalSegLib.models.bundle import find_model
+        from NeonatalSegLib.segmentation.segmenter import Segmenter
 
         found = find_model(model or None)
         # The hash is in the key: a model that was fine-tuned under the same name is another model.
@@ -90,7 +90,9 @@ def hello(job: Job, models: WarmModels) -> dict[str, Any]:
     packages = {name: importlib.import_module(name) for name in ("torch", "monai", "numpy", "SimpleITK")}
     from NeonatalSegLib.models.bundle import default_model_name, list_models
 
-    importlib.import_module("NeonatalSegLib.inference")  # now, so that the first segmentation does not wait for it
+    importlib.import_module(
+        "NeonatalSegLib.segmentation.segmenter"
+    )  # now, so that the first segmentation does not wait for it
     job.progress("devices", 0.8)
     versions = {
         "NeonatalSeg": __version__,
@@ -190,7 +192,7 @@ def probe_devices() -> list[dict[str, Any]]:
     """
     import torch
 
-    from NeonatalSegLib.inference import choose_device, device_text
+    from NeonatalSegLib.segmentation.segmenter import choose_device, device_text
 
     devices = []
     if torch.cuda.is_available():
@@ -205,7 +207,7 @@ def probe_devices() -> list[dict[str, Any]]:
 
 
 def _options(given: dict[str, Any]) -> SegmentOptions:
-    from NeonatalSegLib.inference import SegmentOptions
+    from NeonatalSegLib.segmentation.segmenter import SegmentOptions
 
     known = [field.name for field in dataclass_fields(SegmentOptions)]
     unknown = sorted(set(given) - set(known))

@@ -119,8 +119,8 @@ def one_run(
     from NeonatalSegLib.adaptation import adapt
     from NeonatalSegLib.finetuning import fully_labelled
     from NeonatalSegLib.finetuning_settings import FineTuningSettings
-    from NeonatalSegLib.inference import choose_device
     from NeonatalSegLib.models.bundle import find_model
+    from NeonatalSegLib.segmentation.segmenter import choose_device
 
     found = find_model(model)
     device, _ = choose_device("auto")

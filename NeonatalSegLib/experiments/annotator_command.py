@@ -14,8 +14,8 @@ from NeonatalSegLib.experiments.annotator import AnnotatorSettings, simulate
 from NeonatalSegLib.experiments.annotator_report import write_annotator_report
 from NeonatalSegLib.files.settings import read_object, tuples
 from NeonatalSegLib.finetuning import PHANTOMS
-from NeonatalSegLib.inference import Segmenter
 from NeonatalSegLib.models.bundle import find_model
+from NeonatalSegLib.segmentation.segmenter import Segmenter
 
 
 def run_annotator(

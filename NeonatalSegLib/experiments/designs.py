@@ -33,7 +33,7 @@ from NeonatalSegLib.experiments.tables import (
 )
 from NeonatalSegLib.networks.strategies import STRATEGIES
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
-from NeonatalSegLib.training_settings import TrainingSettings
+from NeonatalSegLib.training.settings import TrainingSettings
 
 Jobs = Mapping[str, Mapping[str, Any]]
 Execute = Callable[[Jobs], dict[str, dict[str, Any]]]

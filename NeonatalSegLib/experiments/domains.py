@@ -15,10 +15,10 @@ from NeonatalSegLib.datasets.bids import Subject, find_subjects
 from NeonatalSegLib.datasets.cache import read_labels
 from NeonatalSegLib.datasets.templates import find_templates
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.inference import Segmenter, entropy
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.preprocessing import foreground, labels_on, prepare
 from NeonatalSegLib.scans.scan import Scan, load_scan, make_scan
+from NeonatalSegLib.segmentation.segmenter import Segmenter, entropy
 
 GAMMA = 0.35  # of the changed contrast: fluid and tissue are brightened until they nearly meet
 BIAS = 0.8  # amplitude of the changed contrast's multiplicative field: from 1 - BIAS to 1 + BIAS over the head

@@ -23,14 +23,14 @@ from NeonatalSegLib.experiments import alterations
 from NeonatalSegLib.experiments.alterations import FACTORS, Alteration, altered, one_at_a_time, scaled
 from NeonatalSegLib.experiments.robustness_report import read_earlier, write_report
 from NeonatalSegLib.experiments.runs import run_jobs
-from NeonatalSegLib.inference import METHOD
 from NeonatalSegLib.models.bundle import Model, find_model, sha256
+from NeonatalSegLib.segmentation.segmenter import METHOD
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-    from NeonatalSegLib.inference import Segmenter
     from NeonatalSegLib.scans.scan import Scan
+    from NeonatalSegLib.segmentation.segmenter import Segmenter
 
 CONTRASTS: Mapping[str, tuple[str, ...]] = {"T1+T2": ("t1", "t2"), "T2": ("t2",), "T1": ("t1",)}
 DESIGNS = ("one-at-a-time", "full")
@@ -237,7 +237,7 @@ def _altered(source: Source, alteration: Alteration, seed: int) -> tuple[Scan, s
 
 @lru_cache(maxsize=1)
 def _segmenter(model: Path) -> Segmenter:
-    from NeonatalSegLib.inference import Segmenter
+    from NeonatalSegLib.segmentation.segmenter import Segmenter
 
     return Segmenter(model)
 

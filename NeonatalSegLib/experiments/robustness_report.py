@@ -18,8 +18,8 @@ from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.experiments import alterations as a
 from NeonatalSegLib.experiments.alterations import FACTORS, Alteration, one_at_a_time
 from NeonatalSegLib.experiments.tables import Table, dsc_no_background
-from NeonatalSegLib.inference import METHOD
 from NeonatalSegLib.models.bundle import Model
+from NeonatalSegLib.segmentation.segmenter import METHOD
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 NAME = "robustness"
@@ -98,7 +98,9 @@ def write_report(
     if earlier:
         other = ""
         if earlier.method != METHOD:
-            other = f", segmented in an earlier way (METHOD {earlier.method} in inference.py, now {METHOD})"
+            other = (
+                f", segmented in an earlier way (METHOD {earlier.method} in segmentation/segmenter.py, now {METHOD})"
+            )
         parts += [f"Before: the model {earlier.model} on the same altered scans{other}.", _changes(now, then)]
     parts += [f"![Mean DSC of every cell]({picture.name})", "## How to read it", _notes(rows, model)]
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8", newline="\n")

@@ -21,7 +21,7 @@ from NeonatalSegLib.datasets.splits import (
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files.settings import read_object
 from NeonatalSegLib.networks.network import PRESETS
-from NeonatalSegLib.training_settings import TrainingSettings
+from NeonatalSegLib.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True)

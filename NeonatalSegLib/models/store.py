@@ -4,8 +4,8 @@
     >>> store.current_name()  # what is used where no model is named
     'neonatal-v2'
 
-A version is a bundle (models/bundle.py) in the user's folder. It is written beside its place and appears by one rename, so a
-killed process leaves no half model, and two that end at once give two. What is current follows from the history of
+A version is a bundle (models/bundle.py) in the user's folder. It is written beside its place and appears by one rename,
+so a killed process leaves no half model, and two that end at once give two. What is current follows from the history of
 events (models/history.py); nothing becomes current without :func:`accept`. Shipped models are only read.
 """
 

@@ -1,6 +1,7 @@
 """The residual 3D U-Net with deep supervision (paper, section 2, "Pipeline Design"), from one settings object.
 
-The settings travel with the weights (``models/bundle.py``), so that a model file says by itself how to build its network.
+The settings travel with the weights (``models/bundle.py``), so that a model file says by itself how
+to build its network.
 """
 
 from __future__ import annotations

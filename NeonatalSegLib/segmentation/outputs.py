@@ -23,10 +23,10 @@ from NeonatalSegLib import __version__
 from NeonatalSegLib.errors import NeonatalSegError, reason_of
 from NeonatalSegLib.evaluation.metrics import volume_sums
 from NeonatalSegLib.files.atomic import try_folder
-from NeonatalSegLib.inference import Progress, Segmentation, Segmenter, SegmentOptions
-from NeonatalSegLib.report import write_report
 from NeonatalSegLib.scans.nifti import is_whole
 from NeonatalSegLib.scans.scan import Scan
+from NeonatalSegLib.segmentation.report import write_report
+from NeonatalSegLib.segmentation.segmenter import Progress, Segmentation, Segmenter, SegmentOptions
 from NeonatalSegLib.tissues import TISSUES
 
 NOTICE = "Research use only, not for diagnosis."
@@ -81,7 +81,7 @@ def write_outputs(
         files["volumes"] = staging / f"{name}_volumes.tsv"
         files["volumes"].write_text(volumes_table(segmentation.volumes_ml), encoding="utf-8")
         if picture:
-            from NeonatalSegLib.picture import draw_overlay
+            from NeonatalSegLib.segmentation.overlay import draw_overlay
 
             files["picture"] = staging / f"{name}_dseg.png"
             draw_overlay(scan.reference, segmentation.label_map, files["picture"], title=name)

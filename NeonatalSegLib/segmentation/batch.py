@@ -16,9 +16,9 @@ from pathlib import Path
 from NeonatalSegLib import __version__
 from NeonatalSegLib.datasets.dhcp import find_scans
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.inference import Segmenter, SegmentOptions
-from NeonatalSegLib.outputs import segment_to_folder
 from NeonatalSegLib.scans.scan import load_scan
+from NeonatalSegLib.segmentation.outputs import segment_to_folder
+from NeonatalSegLib.segmentation.segmenter import Segmenter, SegmentOptions
 from NeonatalSegLib.tissues import TISSUES
 
 ALL, SOME, NONE = 0, 3, 4  # exit status: how many of the scans succeeded

@@ -24,7 +24,6 @@ from lightning import pytorch as pl
 from torch.utils.data import DataLoader
 
 from NeonatalSegLib.augmentation.randomisation import Randomisation
-from NeonatalSegLib.callbacks import StopAfter, Stopwatch, TellProgress
 from NeonatalSegLib.datasets.cache import CachedSubject
 from NeonatalSegLib.datasets.templates import PREFIX as TEMPLATE_PREFIX
 from NeonatalSegLib.errors import NeonatalSegError
@@ -34,9 +33,10 @@ from NeonatalSegLib.models.bundle import Model, find_model, save_model
 from NeonatalSegLib.networks.losses import DeepSupervisionLoss, age_loss, merged_loss
 from NeonatalSegLib.networks.network import build_network
 from NeonatalSegLib.networks.sliding_window import predict_with_age
-from NeonatalSegLib.patches import EpochSampler, PatchDataset, check_masks
 from NeonatalSegLib.sparse import UNKNOWN
-from NeonatalSegLib.training_settings import TrainingSettings, read_settings
+from NeonatalSegLib.training.callbacks import StopAfter, Stopwatch, TellProgress
+from NeonatalSegLib.training.patches import EpochSampler, PatchDataset, check_masks
+from NeonatalSegLib.training.settings import TrainingSettings, read_settings
 
 
 class SegmentationTask(pl.LightningModule):

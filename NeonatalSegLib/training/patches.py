@@ -18,7 +18,7 @@ from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.sparse import UNKNOWN
 
 if TYPE_CHECKING:
-    from NeonatalSegLib.training_settings import TrainingSettings
+    from NeonatalSegLib.training.settings import TrainingSettings
 
 PATCH_TRIES = 10  # draws of a patch from a sparsely labelled subject until it holds a label
 

@@ -20,12 +20,12 @@ import SimpleITK as sitk
 
 from NeonatalSegLib.errors import NeonatalSegError, is_out_of_memory
 from NeonatalSegLib.evaluation.metrics import volumes_ml
-from NeonatalSegLib.focus import focused
 from NeonatalSegLib.models.bundle import Model, current_model, find_model
 from NeonatalSegLib.networks.network import NetworkSettings
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.preprocessing import MIN_AGREEMENT, Prepared, back_to_scan, prepare
 from NeonatalSegLib.scans.scan import Scan
+from NeonatalSegLib.segmentation.second_look import focused
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ STAGES = {
 }
 # Where a head is left on: the first of these still leaves some scalp. Each costs the network's time once more.
 FURTHER_LOOKS = ("brain alone", "once more")
-METHOD = 2  # raised when the way from scan to label map changes: 2 looks again at the brain alone (focus.py)
+METHOD = 2  # raised when the way from scan to label map changes: 2 looks again at the brain alone (segmentation/second_look.py)
 MAX_AGE_GAP_WEEKS = 2.0  # between the age given and the age that the model tells
 CUT_SHARE = 0.01  # of the border faces showing brain: above it the field of view cuts the brain
 
@@ -81,7 +81,7 @@ class Segmentation:
         model_name, model_hash: which model made it.
         registration_quality: agreement of T1 and T2, 0-1, or None with one of them.
         age_weeks: post-menstrual age as the model sees it; None where it has no age head.
-        focused: the scan showed much besides the brain and was segmented again with that masked (focus.py).
+        focused: the scan showed much besides the brain and was segmented again with that masked (segmentation/second_look.py).
     """
 
     label_map: sitk.Image

@@ -1,0 +1,1 @@
+"""From a scan to its label map, and what is written beside it."""

@@ -1,0 +1,1 @@
+"""Training runs: settings, patches, the task, the loop."""
