@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from NeonatalSegLib.annotation import LEFT, Project, SliceItem
+from NeonatalSegLib.annotation.session import LEFT, Project, SliceItem
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.panel import STAGE_NAMES, Control, Signal, duration
 from NeonatalSegLib.tissues import PHYSIOLOGICAL

@@ -13,9 +13,9 @@ import typer
 from NeonatalSegLib.errors import NeonatalSegError
 
 if TYPE_CHECKING:
-    from NeonatalSegLib.budget import Plan
-    from NeonatalSegLib.finetuning import FineTuned
-    from NeonatalSegLib.study_folder import StudyScan
+    from NeonatalSegLib.annotation.plan import Plan
+    from NeonatalSegLib.annotation.study import StudyScan
+    from NeonatalSegLib.finetuning.run import FineTuned
 
 Model = Annotated[Optional[str], typer.Option(help="Name or folder of a model; default: the accepted one.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
@@ -65,10 +65,10 @@ def budget(
     device: Device = "auto",
 ) -> None:
     """Choose the slices to annotate and make the study's folder for them."""
-    from NeonatalSegLib.budget import BudgetSettings
+    from NeonatalSegLib.annotation.plan import BudgetSettings
 
     settings = BudgetSettings(amount, unit, per, axis, selection, extent, seed, min_gap, cap)  # bad input first
-    from NeonatalSegLib.study import check_folder, check_scans, needs_model, plan_study, start_study
+    from NeonatalSegLib.annotation.new_study import check_folder, check_scans, needs_model, plan_study, start_study
 
     found = _scans(bids, scans, t1, t2, name, age)
     if out is not None:
@@ -118,11 +118,11 @@ def finetune(
     if strategy is not None:
         check_strategy(strategy)  # bad input is told before the network's libraries load
     given = read_object(config, "fine-tuning's configuration") if config else {}
-    from NeonatalSegLib.annotated import read_annotations
+    from NeonatalSegLib.annotation.completed import read_annotations
 
     annotated = read_annotations(study, rater)
-    from NeonatalSegLib import finetuning
-    from NeonatalSegLib.finetuning_settings import FineTuningSettings
+    from NeonatalSegLib.finetuning import run
+    from NeonatalSegLib.finetuning.settings import FineTuningSettings
     from NeonatalSegLib.models import store
     from NeonatalSegLib.models.bundle import find_model
     from NeonatalSegLib.models.history import check_writable
@@ -132,11 +132,11 @@ def finetune(
     found, settings = find_model(model), FineTuningSettings.from_json(given)
     if settings.strategy != "none":
         check_writable()
-    tuned = finetuning.finetune(
+    tuned = run.finetune(
         found,
         annotated,
         settings,
-        rehearsal=finetuning.read_rehearsal(rehearsal, found.spacing_mm) if rehearsal else None,
+        rehearsal=run.read_rehearsal(rehearsal, found.spacing_mm) if rehearsal else None,
         device=device,
         report=lambda stage, fraction, facts: _progress_line(stage, fraction),
     )
@@ -172,9 +172,9 @@ def _tell_tuned(tuned: FineTuned) -> None:
 def _scans(
     bids: Path | None, table: Path | None, t1: Path | None, t2: Path | None, name: str | None, age: float | None
 ) -> list[StudyScan]:
+    from NeonatalSegLib.annotation.study import StudyScan
     from NeonatalSegLib.scans.scan import scan_name
     from NeonatalSegLib.segmentation.batch import scans_of_bids, scans_of_list
-    from NeonatalSegLib.study_folder import StudyScan
 
     single = t2 or t1
     if sum(source is not None for source in (bids, table, single)) != 1:
@@ -191,8 +191,8 @@ def _completed(folders: list[Path], scans: list[StudyScan]) -> tuple[str, ...]:
     Raises:
         NeonatalSegError: no study, one of other scans, or a scan of the same name on another grid.
     """
-    from NeonatalSegLib.annotation_record import read_record
-    from NeonatalSegLib.study_folder import grid_of, read_study
+    from NeonatalSegLib.annotation.record import read_record
+    from NeonatalSegLib.annotation.study import grid_of, read_study
 
     done: set[str] = set()
     for folder in folders:
@@ -218,7 +218,7 @@ def _completed(folders: list[Path], scans: list[StudyScan]) -> tuple[str, ...]:
 
 def _tell(plan: Plan, warnings: tuple[str, ...], *, reasons: bool) -> None:
     """Slices per scan and axis, or each with its reason."""
-    from NeonatalSegLib.budget import AXES
+    from NeonatalSegLib.annotation.plan import AXES
 
     for warning in warnings:
         typer.echo(f"Warning: {warning}", err=True)

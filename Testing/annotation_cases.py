@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from NeonatalSegLib.annotation import StudyScan, create_project
-from NeonatalSegLib.budget import BudgetSettings, Plan, PlannedSlice, plane, position_mm
+from NeonatalSegLib.annotation.plan import BudgetSettings, Plan, PlannedSlice, plane, position_mm
+from NeonatalSegLib.annotation.session import StudyScan, create_project
 from NeonatalSegLib.scans.grid import Grid
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from NeonatalSegLib.annotation import StudyScan, create_project
-from NeonatalSegLib.budget import BudgetSettings, Plan, PlannedSlice
+from NeonatalSegLib.annotation.plan import BudgetSettings, Plan, PlannedSlice
+from NeonatalSegLib.annotation.session import StudyScan, create_project
 from NeonatalSegLib.scans.grid import Grid, plane, position_mm
 
 SIZE = (24, 26, 22)  # x, y, z: all different, so that an exchanged axis is seen

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from NeonatalSegLib.adaptation import adapt, best_mix, judge, mean_tissue_dsc, mixed
 from NeonatalSegLib.augmentation.transforms import AugmentationSettings
 from NeonatalSegLib.errors import Cancelled, NeonatalSegError
-from NeonatalSegLib.finetuning_settings import FineTuningSettings
+from NeonatalSegLib.finetuning.loop import adapt, best_mix, judge, mean_tissue_dsc, mixed
+from NeonatalSegLib.finetuning.settings import FineTuningSettings
+from NeonatalSegLib.finetuning.sparse_labels import UNKNOWN, SparseCase, SparsePatches, annotated_on
 from NeonatalSegLib.networks.losses import DiceCELoss, merge_classes
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.networks.strategies import STRATEGIES, blocks, trainable_parameters
 from NeonatalSegLib.scans.grid import Grid
-from NeonatalSegLib.sparse import UNKNOWN, SparseCase, SparsePatches, annotated_on
 
 TINY = NetworkSettings((4, 6, 8, 8), 2.0, (16, 16, 16), heads=1)
 STILL = AugmentationSettings(

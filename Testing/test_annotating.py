@@ -9,7 +9,7 @@ import pytest
 from small_studies import cut, make_study, prefill
 
 from NeonatalSegLib.annotating import KEYS, NO_STUDY, Annotating, smoothed
-from NeonatalSegLib.annotation import Project
+from NeonatalSegLib.annotation.session import Project
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.work_clock import WorkClock
 

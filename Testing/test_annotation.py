@@ -27,7 +27,7 @@ from annotation_cases import (
     snapshot,
 )
 
-from NeonatalSegLib.annotation import Project, StudyProgress, create_project, read_annotations
+from NeonatalSegLib.annotation.session import Project, StudyProgress, create_project, read_annotations
 from NeonatalSegLib.errors import NeonatalSegError
 
 

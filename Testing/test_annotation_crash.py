@@ -17,8 +17,8 @@ import SimpleITK as sitk
 
 from benchmarks import crash_safety
 from benchmarks.crash_safety import GRID, RATER, ROOT, SCAN, make_study, pattern
-from NeonatalSegLib.annotation import Project, create_project, read_annotations
-from NeonatalSegLib.budget import plane
+from NeonatalSegLib.annotation.plan import plane
+from NeonatalSegLib.annotation.session import Project, create_project, read_annotations
 from NeonatalSegLib.errors import NeonatalSegError
 
 FIRST, CROSSING = f"{SCAN}/axial/7", f"{SCAN}/coronal/10"

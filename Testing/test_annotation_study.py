@@ -34,9 +34,9 @@ from annotation_cases import (
     snapshot,
 )
 
-from NeonatalSegLib import annotation_record
-from NeonatalSegLib.annotation import Project, StudyScan, create_project, read_annotations
-from NeonatalSegLib.budget import BudgetSettings, Plan, PlannedSlice
+from NeonatalSegLib.annotation import record
+from NeonatalSegLib.annotation.plan import BudgetSettings, Plan, PlannedSlice
+from NeonatalSegLib.annotation.session import Project, StudyScan, create_project, read_annotations
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files import atomic
 from NeonatalSegLib.scans.grid import Grid
@@ -269,7 +269,7 @@ def test_damaged_ledger_is_told_with_its_line(study: Path, old: bytes, new: byte
 def test_unknown_label_in_a_ledger(study: Path) -> None:
     with Project.open(study, "Anna") as project:
         project.skip(FAR)
-    saved = annotation_record.Saved.of(planned(AXIAL), "Anna", atomic.now(), labels_for(AXIAL, 12))
+    saved = record.Saved.of(planned(AXIAL), "Anna", atomic.now(), labels_for(AXIAL, 12))
     line = {"format": 1, "slice": AXIAL, "rater": "Anna", "event": "done", "time": saved.time, "seconds": 1.0}
     with ledger(study).open("a") as stream:
         stream.write(json.dumps({**line, "changed": 1, **saved.to_line()}) + "\n")
@@ -441,7 +441,7 @@ def test_every_file_is_synced_before_it_takes_its_place(study: Path, monkeypatch
 
 def test_nothing_heavy_is_imported() -> None:
     code = """
-        import sys, NeonatalSegLib.annotation
+        import sys, NeonatalSegLib.annotation.session
         print([name for name in ("torch", "monai", "scipy", "matplotlib", "qt", "slicer") if name in sys.modules])
     """
     command = [sys.executable, "-c", textwrap.dedent(code)]

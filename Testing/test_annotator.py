@@ -9,18 +9,18 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from NeonatalSegLib.budget import BudgetSettings, plan_slices, plane
+from NeonatalSegLib.annotation.plan import BudgetSettings, plan_slices, plane
 from NeonatalSegLib.datasets.phantom import draw_newborn
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.experiments.annotator import AnnotatorSettings, dsc_merged, reveal, simulate, to_plan
 from NeonatalSegLib.experiments.annotator_report import write_annotator_report
 from NeonatalSegLib.experiments.domains import DomainScan, prepare_domain, read_labelled, with_changed_contrast
+from NeonatalSegLib.finetuning.sparse_labels import UNKNOWN
 from NeonatalSegLib.models.bundle import Model, save_model
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.scan import Scan
 from NeonatalSegLib.segmentation.segmenter import Segmenter
-from NeonatalSegLib.sparse import UNKNOWN
 
 TINY = NetworkSettings((4, 6, 6), 3.0, (32, 32, 32), heads=1)
 SETTINGS = AnnotatorSettings(

@@ -13,14 +13,7 @@ import SimpleITK as sitk
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.transform import Rotation
 
-from NeonatalSegLib.budget import (
-    AXES,
-    BudgetSettings,
-    ScanToPlan,
-    plan_slices,
-    plane,
-    voxel_axis,
-)
+from NeonatalSegLib.annotation.plan import AXES, BudgetSettings, ScanToPlan, plan_slices, plane, voxel_axis
 from NeonatalSegLib.datasets.phantom import draw_newborn
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.scans.grid import Grid

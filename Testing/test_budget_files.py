@@ -16,9 +16,9 @@ from conftest import ROOT
 from small_studies import make_study, small_scan
 from test_budget import BOX, box, newborn, settings
 
-from NeonatalSegLib.annotation import Project
-from NeonatalSegLib.annotation_record import plane_shape
-from NeonatalSegLib.budget import BudgetSettings, Plan, PlannedSlice, plan_slices, read_plan
+from NeonatalSegLib.annotation.plan import BudgetSettings, Plan, PlannedSlice, plan_slices, read_plan
+from NeonatalSegLib.annotation.record import plane_shape
+from NeonatalSegLib.annotation.session import Project
 from NeonatalSegLib.cli import USER_ERROR, run
 from NeonatalSegLib.errors import NeonatalSegError
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from NeonatalSegLib.annotation.study import read_study
 from NeonatalSegLib.cli import USER_ERROR, run
 from NeonatalSegLib.datasets.cache import build_cache
 from NeonatalSegLib.datasets.dhcp import find_complete, find_scans, is_release, read_release
@@ -17,7 +18,6 @@ from NeonatalSegLib.datasets.splits import read_split
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.models.bundle import save_model
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
-from NeonatalSegLib.study_folder import read_study
 from NeonatalSegLib.tissues import TISSUES
 
 # MIRTK/DrawEM, label_names/ALBERT/tissue_labels.csv

@@ -12,21 +12,21 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from NeonatalSegLib.annotated import read_annotations
-from NeonatalSegLib.annotation import Project
-from NeonatalSegLib.budget import BudgetSettings, PlannedSlice, plane
+from NeonatalSegLib.annotation.completed import read_annotations
+from NeonatalSegLib.annotation.new_study import start_study
+from NeonatalSegLib.annotation.plan import BudgetSettings, PlannedSlice, plane
+from NeonatalSegLib.annotation.session import Project
+from NeonatalSegLib.annotation.study import StudyScan
 from NeonatalSegLib.datasets.cache import build_cache
 from NeonatalSegLib.datasets.phantom import Phantom
 from NeonatalSegLib.engine.client import Client, EngineError
 from NeonatalSegLib.errors import Cancelled, NeonatalSegError
-from NeonatalSegLib.finetuning import finetune, hold_out, learned_before, prepare_case, read_rehearsal
-from NeonatalSegLib.finetuning_settings import FineTuningSettings
+from NeonatalSegLib.finetuning.run import finetune, hold_out, learned_before, prepare_case, read_rehearsal
+from NeonatalSegLib.finetuning.settings import FineTuningSettings
+from NeonatalSegLib.finetuning.sparse_labels import UNKNOWN
 from NeonatalSegLib.models import store
 from NeonatalSegLib.models.bundle import DEFAULT_MODEL, Model, read_model, save_model
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
-from NeonatalSegLib.sparse import UNKNOWN
-from NeonatalSegLib.study import start_study
-from NeonatalSegLib.study_folder import StudyScan
 
 TINY = NetworkSettings((4, 6, 6), 3.0, (32, 32, 32), heads=1)
 QUICK = {"steps": 3, "rehearsal": 0.0, "patch": [32, 32, 32]}

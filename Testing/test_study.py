@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from NeonatalSegLib.budget import BudgetSettings, plane, read_plan
+from NeonatalSegLib.annotation.new_study import start_study
+from NeonatalSegLib.annotation.plan import BudgetSettings, plane, read_plan
+from NeonatalSegLib.annotation.study import StudyScan, read_study
 from NeonatalSegLib.cli import run
 from NeonatalSegLib.datasets.phantom import write_newborn
 from NeonatalSegLib.engine import Client
@@ -23,8 +25,6 @@ from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.preprocessing import foreground
 from NeonatalSegLib.scans.scan import load_scan
 from NeonatalSegLib.segmentation.segmenter import Segmenter
-from NeonatalSegLib.study import start_study
-from NeonatalSegLib.study_folder import StudyScan, read_study
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 WORK_S = 300.0  # generous: two busy cores

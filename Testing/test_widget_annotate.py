@@ -19,7 +19,7 @@ import slicer_qt
 import slicer_scene
 from scripted_engine import ScriptedEngine
 
-from NeonatalSegLib.annotation import read_annotations
+from NeonatalSegLib.annotation.session import read_annotations
 from NeonatalSegLib.mrml.annotation_view import MASK_ID, MASK_NAME
 from NeonatalSegLib.mrml.slice_editor import EFFECTS
 from NeonatalSegLib.mrml.volumes import ijk_to_ras

@@ -19,7 +19,7 @@ from test_widget_annotate import AnnotateCase
 sys.path.insert(0, str(Path(__file__).resolve().parent / "slicer" / "stand_ins"))
 from scripted_engine import HELLO
 
-from NeonatalSegLib.annotation import Project
+from NeonatalSegLib.annotation.session import Project
 from NeonatalSegLib.mrml.annotation_view import MASK_ID
 from NeonatalSegLib.mrml.study_volumes import lies_on, scan_volumes
 from NeonatalSegLib.scans.grid import AXES

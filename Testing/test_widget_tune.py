@@ -19,8 +19,9 @@ import slicer_scene
 from scripted_engine import HELLO
 from test_widget import REPLACED, WidgetCase
 
-from NeonatalSegLib.annotation import Project, create_project
-from NeonatalSegLib.budget import BudgetSettings, ScanToPlan, plan_slices
+from NeonatalSegLib.annotation.plan import BudgetSettings, ScanToPlan, plan_slices
+from NeonatalSegLib.annotation.session import Project, create_project
+from NeonatalSegLib.annotation.study import StudyScan
 from NeonatalSegLib.datasets.phantom import Phantom, draw_newborn
 from NeonatalSegLib.models import store
 from NeonatalSegLib.models.bundle import DEFAULT_MODEL, find_model
@@ -28,7 +29,6 @@ from NeonatalSegLib.mrml import dependencies
 from NeonatalSegLib.mrml.charts import DICE, LOSS
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.scans.grid import Grid, plane
-from NeonatalSegLib.study_folder import StudyScan
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 from NeonatalSegLib.tuning import State
 

@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from NeonatalSegLib.annotation import Project, StudyScan, create_project, read_annotations
-from NeonatalSegLib.budget import AXES, BudgetSettings, Plan, PlannedSlice, plane, position_mm, voxel_axis
+from NeonatalSegLib.annotation.plan import AXES, BudgetSettings, Plan, PlannedSlice, plane, position_mm, voxel_axis
+from NeonatalSegLib.annotation.session import Project, StudyScan, create_project, read_annotations
 from NeonatalSegLib.scans.grid import Grid
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,12 +17,12 @@ from pathlib import Path
 import psutil
 import SimpleITK as sitk
 
-from NeonatalSegLib.annotation import Project
-from NeonatalSegLib.budget import BudgetSettings, plane
+from NeonatalSegLib.annotation.new_study import start_study
+from NeonatalSegLib.annotation.plan import BudgetSettings, plane
+from NeonatalSegLib.annotation.session import Project
+from NeonatalSegLib.annotation.study import StudyScan
 from NeonatalSegLib.datasets.bids import find_subjects
 from NeonatalSegLib.datasets.cache import read_labels
-from NeonatalSegLib.study import start_study
-from NeonatalSegLib.study_folder import StudyScan
 
 
 def main() -> None:

@@ -21,9 +21,9 @@ def plan(job: Job, models: WarmModels) -> dict[str, Any]:
     Result: ``study``, ``slices`` (how many were planned), ``model_name``, ``model_hash`` ("" where no model was
     needed), ``warnings``.
     """
-    from NeonatalSegLib.budget import BudgetSettings
+    from NeonatalSegLib.annotation.new_study import check_folder, check_scans, needs_model, scan_of_json, start_study
+    from NeonatalSegLib.annotation.plan import BudgetSettings
     from NeonatalSegLib.models.bundle import current_model
-    from NeonatalSegLib.study import check_folder, check_scans, needs_model, scan_of_json, start_study
 
     study = job.fields.get("study")
     if not study:

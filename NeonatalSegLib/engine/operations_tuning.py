@@ -43,10 +43,10 @@ def finetune(job: Job, models: WarmModels) -> dict[str, Any]:
     name; null for the strategy none, which makes nothing), ``folder``, ``history`` ([step, loss, DSC or null]),
     ``warnings``. A run that was stopped early ends with the best so far, as a result; a cancelled one leaves nothing.
     """
-    from NeonatalSegLib.annotated import read_annotations
-    from NeonatalSegLib.finetuning import finetune as run
-    from NeonatalSegLib.finetuning import read_rehearsal
-    from NeonatalSegLib.finetuning_settings import FineTuningSettings
+    from NeonatalSegLib.annotation.completed import read_annotations
+    from NeonatalSegLib.finetuning.run import finetune as run
+    from NeonatalSegLib.finetuning.run import read_rehearsal
+    from NeonatalSegLib.finetuning.settings import FineTuningSettings
     from NeonatalSegLib.models.bundle import default_model_name, find_model
     from NeonatalSegLib.models.history import check_writable
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from NeonatalSegLib.budget import BudgetSettings, PlannedSlice, ScanToPlan, plan_slices, plane
+from NeonatalSegLib.annotation.plan import BudgetSettings, PlannedSlice, ScanToPlan, plan_slices, plane
 from NeonatalSegLib.datasets.cache import read_cache
 from NeonatalSegLib.experiments.domains import DomainScan, read_domain_scan
 from NeonatalSegLib.experiments.runs import run_jobs
+from NeonatalSegLib.finetuning.sparse_labels import UNKNOWN, SparseCase
 from NeonatalSegLib.networks.strategies import STRATEGIES
-from NeonatalSegLib.sparse import UNKNOWN, SparseCase
 from NeonatalSegLib.tissues import NUMBER_OF_CLASSES, PHYSIOLOGICAL
 
 
@@ -116,9 +116,9 @@ def one_run(
     rehearsal: str | None,
 ) -> dict[str, Any]:
     """Plan, reveal, fine-tune, test: one point of the curves."""
-    from NeonatalSegLib.adaptation import adapt
-    from NeonatalSegLib.finetuning import fully_labelled
-    from NeonatalSegLib.finetuning_settings import FineTuningSettings
+    from NeonatalSegLib.finetuning.loop import adapt
+    from NeonatalSegLib.finetuning.run import fully_labelled
+    from NeonatalSegLib.finetuning.settings import FineTuningSettings
     from NeonatalSegLib.models.bundle import find_model
     from NeonatalSegLib.segmentation.segmenter import choose_device
 
@@ -167,7 +167,7 @@ def to_plan(scan: DomainScan) -> ScanToPlan:
 
 def reveal(scan: DomainScan, slices: Sequence[PlannedSlice], share: float, seed: int) -> SparseCase:
     """The truth on the planned slices, some of them held out; nothing elsewhere."""
-    from NeonatalSegLib.finetuning import hold_out
+    from NeonatalSegLib.finetuning.run import hold_out
 
     held = {s.key for s in hold_out(slices, share, seed)}
     learned, judging = (np.full(scan.labels.shape, UNKNOWN, np.uint8) for _ in range(2))
@@ -180,7 +180,7 @@ def reveal(scan: DomainScan, slices: Sequence[PlannedSlice], share: float, seed:
 
 def test(network: Any, shape: Any, scan: DomainScan, merged: Sequence[Sequence[int]], device: Any) -> dict[str, Any]:
     """DSC by class of a whole scan before (the model that prepared it) and after."""
-    from NeonatalSegLib.adaptation import judge
+    from NeonatalSegLib.finetuning.loop import judge
 
     after = judge(network, shape, [SparseCase(scan.name, scan.image, scan.labels, scan.labels)], merged, device)
     return {"before": _json(dsc_merged(scan.prediction, scan.labels, merged)), "after": _json(after)}
@@ -213,7 +213,7 @@ def mean_of(dsc: Sequence[float | None]) -> float:
 
 
 def _mean(per_class: np.ndarray) -> float:
-    from NeonatalSegLib.adaptation import mean_tissue_dsc
+    from NeonatalSegLib.finetuning.loop import mean_tissue_dsc
 
     value = mean_tissue_dsc(per_class)
     return float("nan") if value is None else value

@@ -13,7 +13,7 @@ from NeonatalSegLib.experiments import domains
 from NeonatalSegLib.experiments.annotator import AnnotatorSettings, simulate
 from NeonatalSegLib.experiments.annotator_report import write_annotator_report
 from NeonatalSegLib.files.settings import read_object, tuples
-from NeonatalSegLib.finetuning import PHANTOMS
+from NeonatalSegLib.finetuning.run import PHANTOMS
 from NeonatalSegLib.models.bundle import find_model
 from NeonatalSegLib.segmentation.segmenter import Segmenter
 

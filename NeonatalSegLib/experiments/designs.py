@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from NeonatalSegLib.budget import AXES
+from NeonatalSegLib.annotation.plan import AXES
 from NeonatalSegLib.datasets.splits import Aged, Split
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.experiments.plots import Panel

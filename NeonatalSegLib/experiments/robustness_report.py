@@ -98,9 +98,7 @@ def write_report(
     if earlier:
         other = ""
         if earlier.method != METHOD:
-            other = (
-                f", segmented in an earlier way (METHOD {earlier.method} in segmentation/segmenter.py, now {METHOD})"
-            )
+            other = f", segmented in an earlier way (METHOD {earlier.method}, now {METHOD})"
         parts += [f"Before: the model {earlier.model} on the same altered scans{other}.", _changes(now, then)]
     parts += [f"![Mean DSC of every cell]({picture.name})", "## How to read it", _notes(rows, model)]
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8", newline="\n")

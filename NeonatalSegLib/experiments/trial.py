@@ -97,7 +97,7 @@ def label_masks(subjects: Sequence[CachedSubject], slices: Mapping[str, Any], sp
 
     The percentage is of all slices of the axis; they are taken from its central 90 %.
     """
-    from NeonatalSegLib.budget import BudgetSettings, ScanToPlan, plan_slices, plane
+    from NeonatalSegLib.annotation.plan import BudgetSettings, ScanToPlan, plan_slices, plane
     from NeonatalSegLib.scans.grid import Grid
 
     settings = BudgetSettings(

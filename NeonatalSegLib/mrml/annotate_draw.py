@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from NeonatalSegLib.annotating import KEYS, PREFILL_TEXTS, AnnotateView
-from NeonatalSegLib.budget import BudgetSettings
+from NeonatalSegLib.annotation.plan import BudgetSettings
 from NeonatalSegLib.mrml.view import PREFIX, apply, choices, chosen, enable
 from NeonatalSegLib.tissues import TISSUES
 

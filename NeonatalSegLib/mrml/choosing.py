@@ -77,8 +77,8 @@ def default_model(known: Mapping[str, str]) -> str:
 
 def completed_slices(study: str) -> tuple[int, int]:
     """How many slices of a study any rater has completed, and how many are planned; NeonatalSegError: no study."""
-    from NeonatalSegLib.annotation_record import read_record
-    from NeonatalSegLib.study_folder import read_study
+    from NeonatalSegLib.annotation.record import read_record
+    from NeonatalSegLib.annotation.study import read_study
 
     found = read_study(study)
     done = {key for rater in found.raters() for key in read_record(found, rater)[0].done}

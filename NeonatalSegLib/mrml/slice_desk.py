@@ -10,8 +10,8 @@ import slicer
 import vtk
 from slicer.util import VTKObservationMixin
 
-from NeonatalSegLib.annotation import Project
-from NeonatalSegLib.budget import PlannedSlice
+from NeonatalSegLib.annotation.plan import PlannedSlice
+from NeonatalSegLib.annotation.session import Project
 from NeonatalSegLib.mrml.annotation_view import AnnotationView
 from NeonatalSegLib.mrml.slice_editor import SliceEditor
 from NeonatalSegLib.mrml.study_volumes import scan_volumes

@@ -12,7 +12,7 @@ from typing import Any
 
 import SimpleITK as sitk
 
-from NeonatalSegLib.budget import BudgetSettings
+from NeonatalSegLib.annotation.plan import BudgetSettings
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.mrml.compute import Engine
 from NeonatalSegLib.mrml.logic import check_inputs

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from NeonatalSegLib.annotation import StudyScan
-from NeonatalSegLib.budget import Plan
+from NeonatalSegLib.annotation.plan import Plan
+from NeonatalSegLib.annotation.session import StudyScan
 from NeonatalSegLib.mrml.volumes import RAS_TO_LPS, volume_from_image, world_affine
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.scan import check_image, read_image

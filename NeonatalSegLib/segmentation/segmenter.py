@@ -41,7 +41,7 @@ STAGES = {
 }
 # Where a head is left on: the first of these still leaves some scalp. Each costs the network's time once more.
 FURTHER_LOOKS = ("brain alone", "once more")
-METHOD = 2  # raised when the way from scan to label map changes: 2 looks again at the brain alone (segmentation/second_look.py)
+METHOD = 2  # raised when the way from scan to label map changes: 2 looks again at the brain alone (second_look.py)
 MAX_AGE_GAP_WEEKS = 2.0  # between the age given and the age that the model tells
 CUT_SHARE = 0.01  # of the border faces showing brain: above it the field of view cuts the brain
 
@@ -81,7 +81,7 @@ class Segmentation:
         model_name, model_hash: which model made it.
         registration_quality: agreement of T1 and T2, 0-1, or None with one of them.
         age_weeks: post-menstrual age as the model sees it; None where it has no age head.
-        focused: the scan showed much besides the brain and was segmented again with that masked (segmentation/second_look.py).
+        focused: the scan showed much besides the brain and was segmented again with that masked (second_look.py).
     """
 
     label_map: sitk.Image

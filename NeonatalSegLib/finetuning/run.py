@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from NeonatalSegLib.annotated import AnnotatedScan
-from NeonatalSegLib.budget import PlannedSlice, plane
+from NeonatalSegLib.annotation.completed import AnnotatedScan
+from NeonatalSegLib.annotation.plan import PlannedSlice, plane
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.finetuning.sparse_labels import UNKNOWN, SparseCase, annotated_on
 from NeonatalSegLib.models.bundle import Model
-from NeonatalSegLib.sparse import UNKNOWN, SparseCase, annotated_on
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 if TYPE_CHECKING:
-    from NeonatalSegLib.adaptation import Adapted, Report
     from NeonatalSegLib.datasets.cache import CachedSubject
-    from NeonatalSegLib.finetuning_settings import FineTuningSettings
+    from NeonatalSegLib.finetuning.loop import Adapted, Report
+    from NeonatalSegLib.finetuning.settings import FineTuningSettings
 
 FEWEST_TO_HOLD_OUT = 4  # slices; with fewer, all are needed for learning
 PHANTOMS = 3  # synthetic newborns for rehearsal, where no other cases are given; one of them guards
@@ -108,7 +108,7 @@ def finetune(
     Raises:
         NeonatalSegError: nothing annotated, a scan that cannot be read, one class only, too little memory.
     """
-    from NeonatalSegLib.adaptation import adapt
+    from NeonatalSegLib.finetuning.loop import adapt
     from NeonatalSegLib.segmentation.segmenter import choose_device, device_text
 
     where, notices = choose_device(device)
@@ -202,7 +202,7 @@ def by_tissue(per_class: np.ndarray) -> dict[str, float | None]:
 
 
 def _mean(per_class: np.ndarray) -> float | None:
-    from NeonatalSegLib.adaptation import mean_tissue_dsc
+    from NeonatalSegLib.finetuning.loop import mean_tissue_dsc
 
     return mean_tissue_dsc(per_class)
 

@@ -1,7 +1,7 @@
 """Annotating planned slices: every completed slice is on disk at once, and a study resumes where it stopped.
 
 A rater's folder holds ``ledger.jsonl``, one line for every slice begun, done, skipped, flagged or reopened (see
-:mod:`NeonatalSegLib.annotation_record`). The line of a completed slice carries its labels; it is on the medium before
+:mod:`NeonatalSegLib.annotation.record`). The line of a completed slice carries its labels; it is on the medium before
 :meth:`Project.complete` returns, and it alone decides what is completed. ``<scan>_dseg.nii.gz`` (the pre-fill with the
 completed slices in it) and ``<scan>_desc-annotated_mask.nii.gz`` (1 in completed slices) are made from it for other
 programs: staged before the line, moved to their places after it, made again on opening where a kill came between.
@@ -29,8 +29,9 @@ from typing import Any
 
 import numpy as np
 
-from NeonatalSegLib.annotated import AnnotatedScan, read_annotations
-from NeonatalSegLib.annotation_record import (
+from NeonatalSegLib.annotation.completed import AnnotatedScan, read_annotations
+from NeonatalSegLib.annotation.plan import Plan, plane
+from NeonatalSegLib.annotation.record import (
     NOTE,
     Record,
     Saved,
@@ -41,11 +42,7 @@ from NeonatalSegLib.annotation_record import (
     plane_shape,
     read_record,
 )
-from NeonatalSegLib.budget import Plan, plane
-from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.files import atomic
-from NeonatalSegLib.scans.grid import Grid
-from NeonatalSegLib.study_folder import (
+from NeonatalSegLib.annotation.study import (
     FORMAT,
     Study,
     StudyScan,
@@ -55,6 +52,9 @@ from NeonatalSegLib.study_folder import (
     read_study,
     stage_labels,
 )
+from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.files import atomic
+from NeonatalSegLib.scans.grid import Grid
 
 __all__ = [
     "AnnotatedScan", "Project", "SliceItem", "StudyProgress", "StudyScan", "create_project", "read_annotations",

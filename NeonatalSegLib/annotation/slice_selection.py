@@ -1,7 +1,7 @@
 """How slices are chosen within what a budget allows: equidistant, at random, by foreground, or by uncertainty.
 
 Works on numbers per slice alone (:class:`Candidates`); what an axis means and how many slices there are to choose is
-settled in ``budget.py``. Every pick comes with its reason in words.
+settled in ``annotation/plan.py``. Every pick comes with its reason in words.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The folder of an annotation study: its scans, its plan, the pre-fill of every scan, and one folder a rater.
 
 ``study.json`` (scans, ages, which model pre-filled), ``plan.json``, ``scans/`` (copies of images, where wanted),
-``prefill/<scan>_dseg.nii.gz`` and ``raters/<rater>/`` (see :mod:`NeonatalSegLib.annotation`).
+``prefill/<scan>_dseg.nii.gz`` and ``raters/<rater>/`` (see :mod:`NeonatalSegLib.annotation.session`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from NeonatalSegLib import __version__
-from NeonatalSegLib.budget import Plan, read_plan
+from NeonatalSegLib.annotation.plan import Plan, read_plan
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files import atomic
 from NeonatalSegLib.scans.grid import Grid

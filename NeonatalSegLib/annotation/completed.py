@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from NeonatalSegLib.annotation_record import NOTE, Record, Saved, laid_in, mask_of, read_record
-from NeonatalSegLib.budget import PlannedSlice
+from NeonatalSegLib.annotation.plan import PlannedSlice
+from NeonatalSegLib.annotation.record import NOTE, Record, Saved, laid_in, mask_of, read_record
+from NeonatalSegLib.annotation.study import Study, StudyScan, note_of, read_labels, read_study
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.scans.grid import Grid
-from NeonatalSegLib.study_folder import Study, StudyScan, note_of, read_labels, read_study
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from NeonatalSegLib.budget import Plan, PlannedSlice, plane
+from NeonatalSegLib.annotation.plan import Plan, PlannedSlice, plane
+from NeonatalSegLib.annotation.study import FORMAT, Study, check_labels
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files import atomic
 from NeonatalSegLib.scans.grid import Grid
-from NeonatalSegLib.study_folder import FORMAT, Study, check_labels
 
 STATES = {
     "started": "in progress", "reopened": "in progress", "drafted": "in progress",

@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from NeonatalSegLib import slice_selection
+from NeonatalSegLib.annotation import slice_selection
+from NeonatalSegLib.annotation.slice_selection import Candidates, Pick, ScanToPlan, candidates
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files import atomic
 from NeonatalSegLib.scans.grid import AXES, Grid, plane, position_mm, voxel_axis
-from NeonatalSegLib.slice_selection import Candidates, Pick, ScanToPlan, candidates
 from NeonatalSegLib.tissues import NUMBER_OF_CLASSES
 
 __all__ = [

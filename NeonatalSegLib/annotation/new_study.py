@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import SimpleITK as sitk
 
-from NeonatalSegLib.budget import BudgetSettings, Plan, ScanToPlan, plan_slices
+from NeonatalSegLib.annotation.plan import BudgetSettings, Plan, ScanToPlan, plan_slices
+from NeonatalSegLib.annotation.study import CREATING, MAY_BE_THERE, StudyScan, check_name, create_project
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.preprocessing import foreground
 from NeonatalSegLib.scans.scan import Scan, load_scan
-from NeonatalSegLib.study_folder import CREATING, MAY_BE_THERE, StudyScan, check_name, create_project
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 if TYPE_CHECKING:

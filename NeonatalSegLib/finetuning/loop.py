@@ -1,7 +1,7 @@
 """Fine-tuning on arrays: a network, cases of which some slices are known, a strategy; minutes on one machine.
 
 The loop is plain torch: it runs inside Slicer, where torch, MONAI, numpy and SimpleITK are all there is. Files, models
-and Slicer are met in ``finetuning.py``.
+and Slicer are met in ``finetuning/run.py``.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from NeonatalSegLib.errors import NeonatalSegError, is_out_of_memory
-from NeonatalSegLib.finetuning_settings import FineTuningSettings
+from NeonatalSegLib.finetuning.settings import FineTuningSettings
+from NeonatalSegLib.finetuning.sparse_labels import UNKNOWN, SparseCase, SparsePatches, central_part
 from NeonatalSegLib.networks.losses import DeepSupervisionLoss, merged_loss
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.networks.sliding_window import autocast, predict_windows
 from NeonatalSegLib.networks.strategies import Selection, trainable_parameters
-from NeonatalSegLib.sparse import UNKNOWN, SparseCase, SparsePatches, central_part
 from NeonatalSegLib.tissues import NUMBER_OF_CLASSES, PHYSIOLOGICAL
 
 HELD_OUT_OVERLAP = 0.1  # of the windows that judge held-out slices: many judgements, each cheap
