@@ -35,7 +35,7 @@ from NeonatalSegLib.mrml.logic import SegmentationLogic  # noqa: E402
 from NeonatalSegLib.mrml.parameters import NeonatalSegParameterNode  # noqa: E402
 from NeonatalSegLib.mrml.sections import Host, Section  # noqa: E402
 from NeonatalSegLib.mrml.volumes import volume_from_image  # noqa: E402
-from NeonatalSegLib.panel import Signal  # noqa: E402
+from NeonatalSegLib.panel.segment_state import Signal  # noqa: E402
 
 POLL_MS = 80
 # The sections below the first: the .ui file, and the class in NeonatalSegLib.mrml that brings it to life.

@@ -17,7 +17,7 @@ from torch.nn import functional
 from benchmarks import accuracy
 from NeonatalSegLib.datasets.cache import CachedSubject, read_cache
 from NeonatalSegLib.datasets.phantom import Phantom, draw_newborn, write_newborn
-from NeonatalSegLib.engine.operations import WarmModels, segment
+from NeonatalSegLib.engine.operations.segmenting import WarmModels, segment
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.models.bundle import DEFAULT_MODEL, Model, find_model, read_model, save_model
 from NeonatalSegLib.networks.losses import DeepSupervisionLoss, age_loss

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from small_studies import cut, make_study, prefill
 
-from NeonatalSegLib.annotating import KEYS, NO_STUDY, Annotating, smoothed
 from NeonatalSegLib.annotation.session import Project
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.work_clock import WorkClock
+from NeonatalSegLib.panel.annotate_state import KEYS, NO_STUDY, Annotating, smoothed
+from NeonatalSegLib.panel.work_clock import WorkClock
 
 FIRST, SECOND, THIRD, FOURTH = "sub-01/axial/5", "sub-01/axial/11", "sub-01/coronal/7", "sub-01/sagittal/9"
 

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from NeonatalSegLib.engine import Client, EngineError, Request, folders, protocol
-from NeonatalSegLib.engine.python import find_python
+from NeonatalSegLib.engine.interpreter import find_python
 from NeonatalSegLib.engine.worker import describe
 from NeonatalSegLib.errors import Cancelled, NeonatalSegError
 

@@ -23,7 +23,7 @@ from scripted_engine import HELLO, ScriptedEngine
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.mrml import choosing, segments, volumes
 from NeonatalSegLib.mrml import logic as logic_module
-from NeonatalSegLib.panel import Device
+from NeonatalSegLib.panel.segment_state import Device
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from NeonatalSegLib.panel import BUSY, NO_INPUT, NO_RESULT, Device, Panel, Signal, State, duration
+from NeonatalSegLib.panel.segment_state import BUSY, NO_INPUT, NO_RESULT, Device, Panel, Signal, State, duration
 
 ROWS = [("CSF", 100.0), ("White matter", 150.0)]
 GPU = Device("cuda", "GPU: NVIDIA H200")

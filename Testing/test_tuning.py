@@ -9,9 +9,9 @@ from NeonatalSegLib.models import store
 from NeonatalSegLib.models.bundle import find_model, save_model
 from NeonatalSegLib.models.scores import Scores, Version, list_versions
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
-from NeonatalSegLib.panel import Panel
+from NeonatalSegLib.panel.finetune_state import State, Strategy, Tuning
+from NeonatalSegLib.panel.segment_state import Panel
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
-from NeonatalSegLib.tuning import State, Strategy, Tuning
 
 BEFORE = {t.key: 0.5 + 0.01 * t.index for t in PHYSIOLOGICAL}
 AFTER = {key: value + 0.1 for key, value in BEFORE.items()}

@@ -24,7 +24,7 @@ from scripted_engine import HELLO, ScriptedEngine
 from test_mrml_logic import add_volume
 
 from NeonatalSegLib.mrml import dependencies, segments
-from NeonatalSegLib.panel import State
+from NeonatalSegLib.panel.segment_state import State
 
 REPLACED = "NeonatalSegLib.mrml.dependencies.REQUIREMENTS"
 

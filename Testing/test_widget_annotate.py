@@ -23,8 +23,8 @@ from NeonatalSegLib.annotation.session import read_annotations
 from NeonatalSegLib.mrml.annotation_view import MASK_ID, MASK_NAME
 from NeonatalSegLib.mrml.slice_editor import EFFECTS
 from NeonatalSegLib.mrml.volumes import ijk_to_ras
+from NeonatalSegLib.panel.work_clock import WorkClock
 from NeonatalSegLib.scans.grid import AXES
-from NeonatalSegLib.work_clock import WorkClock
 
 FIRST, SECOND, THIRD = "sub-01/axial/5", "sub-01/axial/11", "sub-01/coronal/7"
 

@@ -13,7 +13,7 @@ import slicer_qt
 import slicer_scene
 from scripted_engine import ScriptedEngine
 
-from NeonatalSegLib.panel import State
+from NeonatalSegLib.panel.segment_state import State
 
 
 class QtTest(unittest.TestCase):

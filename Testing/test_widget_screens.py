@@ -23,7 +23,7 @@ from test_mrml_logic import add_volume
 from NeonatalSegLib.models.bundle import find_model
 from NeonatalSegLib.models.scores import Scores, Version
 from NeonatalSegLib.networks.strategies import STRATEGIES as TEXTS
-from NeonatalSegLib.panel import State
+from NeonatalSegLib.panel.segment_state import State
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 WIDTH = 460

@@ -28,9 +28,9 @@ from NeonatalSegLib.models.bundle import DEFAULT_MODEL, find_model
 from NeonatalSegLib.mrml import dependencies
 from NeonatalSegLib.mrml.charts import DICE, LOSS
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
+from NeonatalSegLib.panel.finetune_state import State
 from NeonatalSegLib.scans.grid import Grid, plane
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
-from NeonatalSegLib.tuning import State
 
 HAVE_TORCH = importlib.util.find_spec("torch") is not None and importlib.util.find_spec("monai") is not None
 WAIT_S = 240.0  # generous: two busy cores

@@ -18,7 +18,7 @@ from NeonatalSegLib.models.bundle import DEFAULT_MODEL, save_model
 from NeonatalSegLib.mrml.charts import LOSS
 from NeonatalSegLib.mrml.compute import start_engine
 from NeonatalSegLib.networks.network import build_network
-from NeonatalSegLib.tuning import State
+from NeonatalSegLib.panel.finetune_state import State
 
 
 @unittest.skipUnless(HAVE_TORCH, "PyTorch and MONAI are not installed")

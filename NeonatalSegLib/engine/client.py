@@ -17,9 +17,9 @@ from types import TracebackType
 from typing import Any
 
 from NeonatalSegLib.engine import folders, protocol
+from NeonatalSegLib.engine.interpreter import find_python, worker_environment
 from NeonatalSegLib.engine.process import WorkerProcess
 from NeonatalSegLib.engine.protocol import Event
-from NeonatalSegLib.engine.python import find_python, worker_environment
 from NeonatalSegLib.errors import Cancelled, NeonatalSegError
 
 

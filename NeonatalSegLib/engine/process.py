@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from NeonatalSegLib.engine import protocol
+from NeonatalSegLib.engine.interpreter import LIBRARY_PARENT
 from NeonatalSegLib.engine.protocol import Event
-from NeonatalSegLib.engine.python import LIBRARY_PARENT
 
 KEPT_LINES = 200
 LONGEST_LINE = 1 << 20

@@ -9,7 +9,6 @@ import vtk
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
-from NeonatalSegLib.annotating import KEYS, Annotating, smoothed
 from NeonatalSegLib.annotation.new_study import needs_model
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.mrml import annotate_draw, choosing, dependencies
@@ -20,6 +19,7 @@ from NeonatalSegLib.mrml.sections import Host
 from NeonatalSegLib.mrml.slice_desk import SliceDesk
 from NeonatalSegLib.mrml.study_maker import StudyMaker
 from NeonatalSegLib.mrml.view import chosen
+from NeonatalSegLib.panel.annotate_state import KEYS, Annotating, smoothed
 
 OPACITIES = (0.25, 0.5, 0.75, 1.0)
 DOING = "Planning a study"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from NeonatalSegLib.annotating import KEYS, PREFILL_TEXTS, AnnotateView
 from NeonatalSegLib.annotation.plan import BudgetSettings
 from NeonatalSegLib.mrml.view import PREFIX, apply, choices, chosen, enable
+from NeonatalSegLib.panel.annotate_state import KEYS, PREFILL_TEXTS, AnnotateView
 from NeonatalSegLib.tissues import TISSUES
 
 UNITS = [("slices", "slices"), ("percent of the axis", "percent")]

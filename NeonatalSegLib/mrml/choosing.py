@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from NeonatalSegLib.panel import Device
+from NeonatalSegLib.panel.segment_state import Device
 
 
 def choose_inputs(parameters: Any, scene: Any) -> None:

@@ -21,7 +21,7 @@ from NeonatalSegLib.mrml import choosing, dependencies, export, results, segment
 from NeonatalSegLib.mrml.logic import check_inputs
 from NeonatalSegLib.mrml.outcome import Outcome
 from NeonatalSegLib.mrml.parameters import segment_options
-from NeonatalSegLib.panel import Panel, duration
+from NeonatalSegLib.panel.segment_state import Panel, duration
 
 DOING = "A segmentation"
 

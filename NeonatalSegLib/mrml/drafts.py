@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from slicer.i18n import tr as _
 
-from NeonatalSegLib.annotating import Annotating
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.mrml.slice_desk import SliceDesk
+from NeonatalSegLib.panel.annotate_state import Annotating
 
 LOSE = "What was changed in this slice cannot be kept: {why}\n\nLeave the slice and lose the change?"
 EVERY_S = 30.0  # what was changed is on disk at least so often

@@ -18,7 +18,7 @@ from NeonatalSegLib.mrml.compute import Engine
 from NeonatalSegLib.mrml.logic import check_inputs
 from NeonatalSegLib.mrml.study_volumes import remember_file
 from NeonatalSegLib.mrml.volumes import image_from_volume
-from NeonatalSegLib.panel import Signal
+from NeonatalSegLib.panel.segment_state import Signal
 from NeonatalSegLib.scans.scan import scan_name
 
 

@@ -10,7 +10,6 @@ import vtk
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
-from NeonatalSegLib import tuning
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.models import store
 from NeonatalSegLib.models.bundle import current_model
@@ -20,6 +19,7 @@ from NeonatalSegLib.mrml.charts import TuningChart
 from NeonatalSegLib.mrml.compute import EngineRequest
 from NeonatalSegLib.mrml.controller import slot
 from NeonatalSegLib.mrml.sections import Host
+from NeonatalSegLib.panel import finetune_state
 
 DOING = "A fine-tuning"
 DECLINED = "Nothing was installed. Fine-tuning needs PyTorch."
@@ -35,7 +35,7 @@ class TuneController(VTKObservationMixin):
 
     def __init__(self, ui: Any, host: Host) -> None:
         VTKObservationMixin.__init__(self)
-        self.ui, self.host, self.panel = ui, host, tuning.Tuning()
+        self.ui, self.host, self.panel = ui, host, finetune_state.Tuning()
         self.confirm, self.choose_folder, self.choose_file = host.confirm, host.choose_folder, host.choose_file
         self.chart = TuningChart(slicer.mrmlScene)
         self.timer = host.make_timer()
@@ -309,7 +309,7 @@ class TuneController(VTKObservationMixin):
             if event.name == "result":
                 keys = ("name", "text", "trained", "total", "percent")
                 told = [[entry[key] for key in keys] for entry in event.get("strategies", [])]
-                self.panel.set_strategies([tuning.Strategy(*entry) for entry in told])
+                self.panel.set_strategies([finetune_state.Strategy(*entry) for entry in told])
             else:  # what is wrong with the model is told when it is used
                 self._counted_for = ""
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from NeonatalSegLib.mrml import view as drawing
-from NeonatalSegLib.tuning import View
+from NeonatalSegLib.panel.finetune_state import View
 
 
 def draw(ui: Any, view: View, make_item: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from NeonatalSegLib.panel import RESEARCH_ONLY, Control, View
+from NeonatalSegLib.panel.segment_state import RESEARCH_ONLY, Control, View
 
 PREFIX = {"info": "", "warning": "Notice: ", "error": "Error: "}
 

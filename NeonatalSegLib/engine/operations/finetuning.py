@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from NeonatalSegLib.engine.operations import Job, WarmModels
+    from NeonatalSegLib.engine.operations.segmenting import Job, WarmModels
 
 
 def strategies(job: Job, models: WarmModels) -> dict[str, Any]:

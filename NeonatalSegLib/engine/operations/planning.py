@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from NeonatalSegLib.errors import NeonatalSegError
 
 if TYPE_CHECKING:
-    from NeonatalSegLib.engine.operations import Job, WarmModels
+    from NeonatalSegLib.engine.operations.segmenting import Job, WarmModels
 
 
 def plan(job: Job, models: WarmModels) -> dict[str, Any]:

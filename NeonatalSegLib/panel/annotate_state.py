@@ -13,9 +13,9 @@ import numpy as np
 
 from NeonatalSegLib.annotation.session import LEFT, Project, SliceItem
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.panel import STAGE_NAMES, Control, Signal, duration
+from NeonatalSegLib.panel.segment_state import STAGE_NAMES, Control, Signal, duration
+from NeonatalSegLib.panel.work_clock import WorkClock
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
-from NeonatalSegLib.work_clock import WorkClock
 
 KEYS = {
     "done": "D",

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from NeonatalSegLib import __version__
-from NeonatalSegLib.engine import operations_study, operations_tuning
+from NeonatalSegLib.engine.operations import finetuning, planning
 from NeonatalSegLib.errors import NeonatalSegError
 
 if TYPE_CHECKING:
@@ -90,9 +90,8 @@ def hello(job: Job, models: WarmModels) -> dict[str, Any]:
     packages = {name: importlib.import_module(name) for name in ("torch", "monai", "numpy", "SimpleITK")}
     from NeonatalSegLib.models.bundle import default_model_name, list_models
 
-    importlib.import_module(
-        "NeonatalSegLib.segmentation.segmenter"
-    )  # now, so that the first segmentation does not wait for it
+    # Now, so that the first segmentation does not wait for it.
+    importlib.import_module("NeonatalSegLib.segmentation.segmenter")
     job.progress("devices", 0.8)
     versions = {
         "NeonatalSeg": __version__,
@@ -177,9 +176,9 @@ def segment(job: Job, models: WarmModels) -> dict[str, Any]:
 OPERATIONS: dict[str, Operation] = {
     "hello": hello,
     "segment": segment,
-    "plan": operations_study.plan,
-    "strategies": operations_tuning.strategies,
-    "finetune": operations_tuning.finetune,
+    "plan": planning.plan,
+    "strategies": finetuning.strategies,
+    "finetune": finetuning.finetune,
 }
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from NeonatalSegLib.models.scores import Scores, Version, dice_text
 from NeonatalSegLib.networks.strategies import STRATEGIES
-from NeonatalSegLib.panel import STAGE_NAMES as SEGMENT_STAGES
-from NeonatalSegLib.panel import Control, Signal, duration
+from NeonatalSegLib.panel.segment_state import STAGE_NAMES as SEGMENT_STAGES
+from NeonatalSegLib.panel.segment_state import Control, Signal, duration
 
 NO_STUDY = "Choose or start a study in the Annotate section: fine-tuning learns from its completed slices."
 NO_SLICES = "No slice of this study is completed yet. Complete some in the Annotate section first."

@@ -1,0 +1,1 @@
+"""What the compute process can do, one module per operation."""
