@@ -28,20 +28,21 @@ for _folder in Path(__file__).resolve().parents[:2]:
             sys.path.insert(0, str(_folder))
         break
 
-from NeonatalSegLib.mrml import choosing, results, sample, segments  # noqa: E402
-from NeonatalSegLib.mrml.compute import start_engine  # noqa: E402
-from NeonatalSegLib.mrml.controller import PanelController  # noqa: E402
-from NeonatalSegLib.mrml.logic import SegmentationLogic  # noqa: E402
-from NeonatalSegLib.mrml.parameters import NeonatalSegParameterNode  # noqa: E402
-from NeonatalSegLib.mrml.sections import Host, Section  # noqa: E402
-from NeonatalSegLib.mrml.volumes import volume_from_image  # noqa: E402
+from NeonatalSegLib.mrml.scene import results, sample, segments  # noqa: E402
+from NeonatalSegLib.mrml.scene.volumes import volume_from_image  # noqa: E402
+from NeonatalSegLib.mrml.segment.controller import PanelController  # noqa: E402
+from NeonatalSegLib.mrml.segment.runner import SegmentationLogic  # noqa: E402
+from NeonatalSegLib.mrml.shared import choices  # noqa: E402
+from NeonatalSegLib.mrml.shared.compute import start_engine  # noqa: E402
+from NeonatalSegLib.mrml.shared.host import Host, Section  # noqa: E402
+from NeonatalSegLib.mrml.shared.parameters import NeonatalSegParameterNode  # noqa: E402
 from NeonatalSegLib.panel.segment_state import Signal  # noqa: E402
 
 POLL_MS = 80
 # The sections below the first: the .ui file, and the class in NeonatalSegLib.mrml that brings it to life.
 SECTIONS = {
-    "Annotate": ("annotate_controller", "AnnotateController"),
-    "FineTune": ("tune_controller", "TuneController"),
+    "Annotate": ("annotate.controller", "AnnotateController"),
+    "FineTune": ("finetune.controller", "TuneController"),
 }
 
 
@@ -206,7 +207,7 @@ class NeonatalSegLogic(ScriptedLoadableModuleLogic):
     def __init__(self, engine: Any = start_engine) -> None:
         ScriptedLoadableModuleLogic.__init__(self)
         self.runner = SegmentationLogic(slicer.mrmlScene, engine)
-        self.models: dict[str, str] = choosing.known_models()
+        self.models: dict[str, str] = choices.known_models()
         self.models_changed = Signal()  # without arguments: ``models`` is another list, or begins with another model
         self.slices_changed = Signal()  # without arguments: a slice of the open study was completed or reopened
 

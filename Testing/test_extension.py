@@ -105,7 +105,7 @@ def test_icon_and_screenshots() -> None:
 
 
 def test_package_floors_agree_with_pyproject() -> None:
-    text = (ROOT / "NeonatalSegLib" / "mrml" / "dependencies.py").read_text(encoding="utf-8")
+    text = (ROOT / "NeonatalSegLib" / "mrml" / "shared" / "dependencies.py").read_text(encoding="utf-8")
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     floors = re.findall(r'Requirement\("\w+", "([a-z]+>=[\d.]+)"', text)
     assert len(floors) == 3

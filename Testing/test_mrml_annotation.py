@@ -19,9 +19,9 @@ import slicer_scene
 from stand_in_editor import Brush
 
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.mrml import segments
-from NeonatalSegLib.mrml.annotation_view import MASK_ID, PAINTED, AnnotationView
-from NeonatalSegLib.mrml.volumes import RAS_TO_LPS, matrix_to_array, volume_from_image
+from NeonatalSegLib.mrml.annotate.annotation_view import MASK_ID, PAINTED, AnnotationView
+from NeonatalSegLib.mrml.scene import segments
+from NeonatalSegLib.mrml.scene.volumes import RAS_TO_LPS, matrix_to_array, volume_from_image
 from NeonatalSegLib.scans.grid import AXES, Grid, plane, voxel_axis
 
 SIZE = (14, 18, 11)  # x, y, z: all different, so that an exchanged axis is seen

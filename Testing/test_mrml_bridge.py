@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "slicer" / "stand_ins")
 import slicer_scene
 
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.mrml import export, results, segments, volumes
+from NeonatalSegLib.mrml.scene import export, results, segments, volumes
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 SIZE = (9, 11, 7)

@@ -10,7 +10,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent / "slicer" / "stand_ins"))
 import slicer_scene
 
-from NeonatalSegLib.mrml.charts import DICE, LOSS, TuningChart
+from NeonatalSegLib.mrml.finetune.charts import DICE, LOSS, TuningChart
 
 KINDS = ("vtkMRMLPlotChartNode", "vtkMRMLPlotSeriesNode", "vtkMRMLTableNode")
 

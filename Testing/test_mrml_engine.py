@@ -22,8 +22,8 @@ import slicer_scene
 from test_mrml_logic import Heard, join_inputs
 
 from NeonatalSegLib.datasets.phantom import draw_newborn
-from NeonatalSegLib.mrml import segments, volumes
-from NeonatalSegLib.mrml.logic import SegmentationLogic, start_engine
+from NeonatalSegLib.mrml.scene import segments, volumes
+from NeonatalSegLib.mrml.segment.runner import SegmentationLogic, start_engine
 
 WAIT_S = 240.0  # generous: two busy cores
 HAVE_TORCH = importlib.util.find_spec("torch") is not None and importlib.util.find_spec("monai") is not None

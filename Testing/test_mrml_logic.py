@@ -21,8 +21,9 @@ import slicer_scene
 from scripted_engine import HELLO, ScriptedEngine
 
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.mrml import choosing, segments, volumes
-from NeonatalSegLib.mrml import logic as logic_module
+from NeonatalSegLib.mrml.scene import segments, volumes
+from NeonatalSegLib.mrml.segment import runner as logic_module
+from NeonatalSegLib.mrml.shared import choices
 from NeonatalSegLib.panel.segment_state import Device
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
@@ -287,36 +288,36 @@ class LogicTest(unittest.TestCase):
 class ChoosingTest(unittest.TestCase):
     def test_contrast_by_name(self) -> None:
         for name in ("sub-01_T2w", "T2", "t2 head", "2: T2_TSE", "ses-1-T2w_1"):
-            self.assertTrue(choosing.named(name, "t2"), name)
+            self.assertTrue(choices.named(name, "t2"), name)
         for name in ("sub-01_T1w", "AT20", "t21", "T2 tissues", "T2 uncertainty_1", "MRHead"):
-            self.assertFalse(choosing.named(name, "t2"), name)
+            self.assertFalse(choices.named(name, "t2"), name)
 
     def test_chosen_inputs_are_left_alone(self) -> None:
         scene = slicer_scene.new_scene()
         add_volume(scene, "T1", False)
         t2, other = add_volume(scene, "T2", True), add_volume(scene, "other", True)
         parameters = SimpleNamespace(t1=None, t2=other)
-        choosing.choose_inputs(parameters, scene)
+        choices.choose_inputs(parameters, scene)
         self.assertEqual((parameters.t1, parameters.t2), (None, other))
         parameters.t2 = None
-        choosing.choose_inputs(parameters, scene)
+        choices.choose_inputs(parameters, scene)
         self.assertEqual((parameters.t1.GetName(), parameters.t2), ("T1", t2))
 
     def test_device_of_another_computer(self) -> None:
         known = [Device("cuda", "GPU: Old", False, "too old"), Device("cpu", "CPU (8 threads)")]
-        self.assertEqual(choosing.usable_device("cpu", known), "cpu")
-        self.assertEqual(choosing.usable_device("cuda", known), "auto")
-        self.assertEqual(choosing.usable_device("mps", known), "auto")
-        self.assertEqual(choosing.usable_device("mps", []), "mps")
+        self.assertEqual(choices.usable_device("cpu", known), "cpu")
+        self.assertEqual(choices.usable_device("cuda", known), "auto")
+        self.assertEqual(choices.usable_device("mps", known), "auto")
+        self.assertEqual(choices.usable_device("mps", []), "mps")
 
     def test_seconds_on_this_cpu(self) -> None:
-        self.assertEqual(choosing.cpu_seconds(HELLO), 13.0)
-        self.assertIsNone(choosing.cpu_seconds({"devices": []}))
+        self.assertEqual(choices.cpu_seconds(HELLO), 13.0)
+        self.assertIsNone(choices.cpu_seconds({"devices": []}))
 
     def test_default_model_comes_first(self) -> None:
         hello = {**HELLO, "default_model": "two"}
-        self.assertEqual(list(choosing.models(hello)), ["two", "one"])
-        self.assertEqual(choosing.default_model({}), "")
+        self.assertEqual(list(choices.models(hello)), ["two", "one"])
+        self.assertEqual(choices.default_model({}), "")
 
 
 if __name__ == "__main__":

@@ -23,10 +23,11 @@ import slicer_scene
 from scripted_engine import HELLO, ScriptedEngine
 from test_mrml_logic import add_volume
 
-from NeonatalSegLib.mrml import dependencies, segments
+from NeonatalSegLib.mrml.scene import segments
+from NeonatalSegLib.mrml.shared import dependencies
 from NeonatalSegLib.panel.segment_state import State
 
-REPLACED = "NeonatalSegLib.mrml.dependencies.REQUIREMENTS"
+REPLACED = "NeonatalSegLib.mrml.shared.dependencies.REQUIREMENTS"
 
 
 class WidgetCase(unittest.TestCase):

@@ -20,9 +20,9 @@ import slicer_scene
 from scripted_engine import ScriptedEngine
 
 from NeonatalSegLib.annotation.session import read_annotations
-from NeonatalSegLib.mrml.annotation_view import MASK_ID, MASK_NAME
-from NeonatalSegLib.mrml.slice_editor import EFFECTS
-from NeonatalSegLib.mrml.volumes import ijk_to_ras
+from NeonatalSegLib.mrml.annotate.annotation_view import MASK_ID, MASK_NAME
+from NeonatalSegLib.mrml.annotate.slice_editor import EFFECTS
+from NeonatalSegLib.mrml.scene.volumes import ijk_to_ras
 from NeonatalSegLib.panel.work_clock import WorkClock
 from NeonatalSegLib.scans.grid import AXES
 

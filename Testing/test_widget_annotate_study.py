@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "slicer" / "stand_ins")
 from scripted_engine import HELLO
 
 from NeonatalSegLib.annotation.session import Project
-from NeonatalSegLib.mrml.annotation_view import MASK_ID
-from NeonatalSegLib.mrml.study_volumes import lies_on, scan_volumes
+from NeonatalSegLib.mrml.annotate.annotation_view import MASK_ID
+from NeonatalSegLib.mrml.annotate.study_volumes import lies_on, scan_volumes
 from NeonatalSegLib.scans.grid import AXES
 
 FIRST, SECOND, THIRD = "sub-01/axial/5", "sub-01/axial/11", "sub-01/coronal/7"

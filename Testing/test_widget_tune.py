@@ -25,8 +25,8 @@ from NeonatalSegLib.annotation.study import StudyScan
 from NeonatalSegLib.datasets.phantom import Phantom, draw_newborn
 from NeonatalSegLib.models import store
 from NeonatalSegLib.models.bundle import DEFAULT_MODEL, find_model
-from NeonatalSegLib.mrml import dependencies
-from NeonatalSegLib.mrml.charts import DICE, LOSS
+from NeonatalSegLib.mrml.finetune.charts import DICE, LOSS
+from NeonatalSegLib.mrml.shared import dependencies
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.panel.finetune_state import State
 from NeonatalSegLib.scans.grid import Grid, plane

@@ -15,8 +15,8 @@ from test_widget_tune import HAVE_TORCH, TINY, WAIT_S, TuneCase, add_candidate, 
 
 from NeonatalSegLib.models import store
 from NeonatalSegLib.models.bundle import DEFAULT_MODEL, save_model
-from NeonatalSegLib.mrml.charts import LOSS
-from NeonatalSegLib.mrml.compute import start_engine
+from NeonatalSegLib.mrml.finetune.charts import LOSS
+from NeonatalSegLib.mrml.shared.compute import start_engine
 from NeonatalSegLib.networks.network import build_network
 from NeonatalSegLib.panel.finetune_state import State
 

@@ -34,7 +34,7 @@ def main() -> None:
     import qt
     from PySide6 import QtCore
 
-    from NeonatalSegLib.mrml.volumes import volume_from_image
+    from NeonatalSegLib.mrml.scene.volumes import volume_from_image
     from NeonatalSegLib.scans.scan import read_image
 
     for name, path in (("T1", given.t1), ("T2", given.t2)):

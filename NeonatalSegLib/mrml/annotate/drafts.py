@@ -8,7 +8,7 @@ from collections.abc import Callable
 from slicer.i18n import tr as _
 
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.mrml.slice_desk import SliceDesk
+from NeonatalSegLib.mrml.annotate.slice_workspace import SliceDesk
 from NeonatalSegLib.panel.annotate_state import Annotating
 
 LOSE = "What was changed in this slice cannot be kept: {why}\n\nLeave the slice and lose the change?"

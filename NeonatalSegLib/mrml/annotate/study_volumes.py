@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from NeonatalSegLib.annotation.plan import Plan
 from NeonatalSegLib.annotation.session import StudyScan
-from NeonatalSegLib.mrml.volumes import RAS_TO_LPS, volume_from_image, world_affine
+from NeonatalSegLib.mrml.scene.volumes import RAS_TO_LPS, volume_from_image, world_affine
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.scan import check_image, read_image
 

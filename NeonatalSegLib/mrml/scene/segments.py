@@ -15,7 +15,7 @@ import slicer
 from vtk.util.numpy_support import vtk_to_numpy
 
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.mrml.volumes import (
+from NeonatalSegLib.mrml.scene.volumes import (
     array_to_matrix,
     parent_to_world,
     place_beside,
@@ -27,7 +27,7 @@ from NeonatalSegLib.tissues import CATEGORY, PHYSIOLOGICAL, Tissue
 
 BINARY_LABEL_MAP = "Binary labelmap"
 CLOSED_SURFACE = "Closed surface"
-TERMINOLOGY_FILE = Path(__file__).resolve().parents[2] / "Resources" / "NeonatalSeg.term.json"
+TERMINOLOGY_FILE = Path(__file__).resolve().parents[4] / "Resources" / "NeonatalSeg.term.json"
 TERMINOLOGY_CONTEXT = "NeonatalSeg tissues"
 ANATOMY_CONTEXT = "Anatomic codes - DICOM master list"
 DEFAULT_OPACITY = 0.5
@@ -228,7 +228,7 @@ def _affine(oriented: Any) -> np.ndarray:
     """IJK to RAS of an oriented image, its first voxel being index 0."""
     import vtk
 
-    from NeonatalSegLib.mrml.volumes import matrix_to_array
+    from NeonatalSegLib.mrml.scene.volumes import matrix_to_array
 
     matrix = vtk.vtkMatrix4x4()
     oriented.GetImageToWorldMatrix(matrix)

@@ -11,14 +11,15 @@ from slicer.util import VTKObservationMixin
 
 from NeonatalSegLib.annotation.new_study import needs_model
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.mrml import annotate_draw, choosing, dependencies
-from NeonatalSegLib.mrml.controller import slot
-from NeonatalSegLib.mrml.drafts import Drafts
-from NeonatalSegLib.mrml.logic import check_inputs
-from NeonatalSegLib.mrml.sections import Host
-from NeonatalSegLib.mrml.slice_desk import SliceDesk
-from NeonatalSegLib.mrml.study_maker import StudyMaker
-from NeonatalSegLib.mrml.view import chosen
+from NeonatalSegLib.mrml.annotate import view as annotate_draw
+from NeonatalSegLib.mrml.annotate.drafts import Drafts
+from NeonatalSegLib.mrml.annotate.slice_workspace import SliceDesk
+from NeonatalSegLib.mrml.annotate.study_maker import StudyMaker
+from NeonatalSegLib.mrml.segment.controller import slot
+from NeonatalSegLib.mrml.segment.runner import check_inputs
+from NeonatalSegLib.mrml.shared import choices, dependencies
+from NeonatalSegLib.mrml.shared.drawing import chosen
+from NeonatalSegLib.mrml.shared.host import Host
 from NeonatalSegLib.panel.annotate_state import KEYS, Annotating, smoothed
 
 OPACITIES = (0.25, 0.5, 0.75, 1.0)
@@ -249,7 +250,7 @@ class AnnotateController(VTKObservationMixin):
             self.panel.tell(_(DECLINED), "warning")
             return
         parameters = self.parameters
-        device = choosing.usable_device(parameters.device, self.host.panel.panel.devices)
+        device = choices.usable_device(parameters.device, self.host.panel.panel.devices)
         self.maker.start(
             Path(folder),
             parameters.t1,

@@ -14,10 +14,10 @@ import SimpleITK as sitk
 
 from NeonatalSegLib.annotation.plan import BudgetSettings
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.mrml.compute import Engine
-from NeonatalSegLib.mrml.logic import check_inputs
-from NeonatalSegLib.mrml.study_volumes import remember_file
-from NeonatalSegLib.mrml.volumes import image_from_volume
+from NeonatalSegLib.mrml.annotate.study_volumes import remember_file
+from NeonatalSegLib.mrml.scene.volumes import image_from_volume
+from NeonatalSegLib.mrml.segment.runner import check_inputs
+from NeonatalSegLib.mrml.shared.compute import Engine
 from NeonatalSegLib.panel.segment_state import Signal
 from NeonatalSegLib.scans.scan import scan_name
 

@@ -12,9 +12,9 @@ from slicer.util import VTKObservationMixin
 
 from NeonatalSegLib.annotation.plan import PlannedSlice
 from NeonatalSegLib.annotation.session import Project
-from NeonatalSegLib.mrml.annotation_view import AnnotationView
-from NeonatalSegLib.mrml.slice_editor import SliceEditor
-from NeonatalSegLib.mrml.study_volumes import scan_volumes
+from NeonatalSegLib.mrml.annotate.annotation_view import AnnotationView
+from NeonatalSegLib.mrml.annotate.slice_editor import SliceEditor
+from NeonatalSegLib.mrml.annotate.study_volumes import scan_volumes
 
 
 class SliceDesk(VTKObservationMixin):

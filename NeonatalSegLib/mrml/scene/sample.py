@@ -6,7 +6,7 @@ from typing import Any
 
 import slicer
 
-from NeonatalSegLib.mrml.volumes import volume_from_image
+from NeonatalSegLib.mrml.scene.volumes import volume_from_image
 
 AGE_WEEKS = 40.0
 NAME = "Synthetic newborn"

@@ -9,7 +9,7 @@ from typing import Any
 
 import slicer
 
-from NeonatalSegLib.mrml.annotation_view import MASK_ID, AnnotationView, limit
+from NeonatalSegLib.mrml.annotate.annotation_view import MASK_ID, AnnotationView, limit
 
 # Slicer's Smoothing filters in 3D and finds nothing on either side of the one slice: it would wipe the tissue out. The
 # section has a button of its own for it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from NeonatalSegLib.mrml import view as drawing
+from NeonatalSegLib.mrml.shared import drawing as drawing
 from NeonatalSegLib.panel.finetune_state import View
 
 

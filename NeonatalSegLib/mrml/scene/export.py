@@ -10,8 +10,8 @@ import SimpleITK as sitk
 import slicer
 
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.mrml.results import volume_rows, volumes_from_label_map
-from NeonatalSegLib.mrml.segments import WithoutSurfaces, label_map_from_segmentation, write_surfaces
+from NeonatalSegLib.mrml.scene.results import volume_rows, volumes_from_label_map
+from NeonatalSegLib.mrml.scene.segments import WithoutSurfaces, label_map_from_segmentation, write_surfaces
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import SimpleITK as sitk
 import slicer
 
-from NeonatalSegLib.mrml.results import rows_from_table, table_from_volumes, volume_from_uncertainty
-from NeonatalSegLib.mrml.segments import segmentation_from_label_map
+from NeonatalSegLib.mrml.scene.results import rows_from_table, table_from_volumes, volume_from_uncertainty
+from NeonatalSegLib.mrml.scene.segments import segmentation_from_label_map
 
 ATTRIBUTE = "NeonatalSeg."
 

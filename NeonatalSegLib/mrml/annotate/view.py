@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from NeonatalSegLib.annotation.plan import BudgetSettings
-from NeonatalSegLib.mrml.view import PREFIX, apply, choices, chosen, enable
+from NeonatalSegLib.mrml.shared.drawing import PREFIX, apply, choices, chosen, enable
 from NeonatalSegLib.panel.annotate_state import KEYS, PREFILL_TEXTS, AnnotateView
 from NeonatalSegLib.tissues import TISSUES
 

@@ -14,11 +14,12 @@ from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.models import store
 from NeonatalSegLib.models.bundle import current_model
 from NeonatalSegLib.models.scores import list_versions
-from NeonatalSegLib.mrml import choosing, dependencies, tune_view, view
-from NeonatalSegLib.mrml.charts import TuningChart
-from NeonatalSegLib.mrml.compute import EngineRequest
-from NeonatalSegLib.mrml.controller import slot
-from NeonatalSegLib.mrml.sections import Host
+from NeonatalSegLib.mrml.finetune import view as tune_view
+from NeonatalSegLib.mrml.finetune.charts import TuningChart
+from NeonatalSegLib.mrml.segment.controller import slot
+from NeonatalSegLib.mrml.shared import choices, dependencies, drawing
+from NeonatalSegLib.mrml.shared.compute import EngineRequest
+from NeonatalSegLib.mrml.shared.host import Host
 from NeonatalSegLib.panel import finetune_state
 
 DOING = "A fine-tuning"
@@ -156,7 +157,7 @@ class TuneController(VTKObservationMixin):
             self.panel.set_study("")
             return
         try:
-            self.panel.set_study(Path(folder).name, *choosing.completed_slices(folder))
+            self.panel.set_study(Path(folder).name, *choices.completed_slices(folder))
         except (NeonatalSegError, OSError) as error:  # a network drive may be gone
             self.panel.set_study(Path(folder).name, refusal=str(error))
 
@@ -164,7 +165,7 @@ class TuneController(VTKObservationMixin):
         """Which models there are, and which is current; the Segment section's list follows."""
         name, warnings = current_model()
         self.panel.set_store(name, list_versions(), store.previous_name() or "", warnings)
-        known = choosing.known_models()
+        known = choices.known_models()
         if list(known.items()) != list(self.host.logic.models.items()):
             self.host.logic.models = known
             self.host.logic.models_changed.emit()
@@ -190,13 +191,13 @@ class TuneController(VTKObservationMixin):
     @slot
     def on_strategy_chosen(self) -> None:
         """The user chooses a strategy."""
-        if self.parameters is not None and (name := view.chosen(self.ui.strategySelector)):
+        if self.parameters is not None and (name := drawing.chosen(self.ui.strategySelector)):
             self.parameters.tuneStrategy = name
 
     @slot
     def on_version_chosen(self) -> None:
         """The user chooses one of the fine-tuned models, to look at its scores; nothing else changes."""
-        self.panel.choose_version(view.chosen(self.ui.versionSelector))
+        self.panel.choose_version(drawing.chosen(self.ui.versionSelector))
 
     # Training
 
@@ -218,7 +219,7 @@ class TuneController(VTKObservationMixin):
             return
         self._last_step, self._plot_shown = -1, False
         self.chart.start(f"Fine-tuning of {self.panel.current}, strategy {self.panel.strategy}")
-        device = choosing.usable_device(self.parameters.device, self.host.panel.panel.devices)
+        device = choices.usable_device(self.parameters.device, self.host.panel.panel.devices)
         self._run = self.host.logic.runner.engine().request(
             "finetune",
             study=self.parameters.studyFolder,

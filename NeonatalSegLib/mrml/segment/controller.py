@@ -17,10 +17,11 @@ from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.mrml import choosing, dependencies, export, results, segments, view
-from NeonatalSegLib.mrml.logic import check_inputs
-from NeonatalSegLib.mrml.outcome import Outcome
-from NeonatalSegLib.mrml.parameters import segment_options
+from NeonatalSegLib.mrml.scene import export, results, segments
+from NeonatalSegLib.mrml.scene.scene_result import Outcome
+from NeonatalSegLib.mrml.segment.runner import check_inputs
+from NeonatalSegLib.mrml.shared import choices, dependencies, drawing
+from NeonatalSegLib.mrml.shared.parameters import segment_options
 from NeonatalSegLib.panel.segment_state import Panel, duration
 
 DOING = "A segmentation"
@@ -102,7 +103,7 @@ class PanelController(VTKObservationMixin):
 
     def draw(self) -> None:
         """Draw the state machine's view, and tell the other sections whether the compute process is free."""
-        view.draw(self.ui, self.panel.view(), self._make_item)
+        drawing.draw(self.ui, self.panel.view(), self._make_item)
         self.logic.runner.turn.follow(DOING, self.panel.busy)
 
     def on_turn(self) -> None:
@@ -115,7 +116,7 @@ class PanelController(VTKObservationMixin):
         """Take the scene's parameter node; where nothing is chosen yet, offer volumes by their names."""
         if self.parameters is None:
             self.set_parameters(self.logic.getParameterNode())
-        choosing.choose_inputs(self.parameters, slicer.mrmlScene)
+        choices.choose_inputs(self.parameters, slicer.mrmlScene)
 
     def set_parameters(self, parameters: Any) -> None:
         """Follow another parameter node (None: none)."""
@@ -192,7 +193,7 @@ class PanelController(VTKObservationMixin):
             self.parameters.t1,
             self.parameters.t2,
             model=self.parameters.model,
-            device=choosing.usable_device(self.parameters.device, self.panel.devices),
+            device=choices.usable_device(self.parameters.device, self.panel.devices),
             options=segment_options(self.parameters),
         )
         self.timer.start()
@@ -238,36 +239,36 @@ class PanelController(VTKObservationMixin):
 
     def on_devices_known(self, hello: dict[str, Any]) -> None:
         """The compute process has told its devices and models."""
-        self.panel.cpu_seconds = choosing.cpu_seconds(hello)
-        self.panel.set_devices(choosing.devices(hello))
-        self.logic.models = choosing.models(hello)
+        self.panel.cpu_seconds = choices.cpu_seconds(hello)
+        self.panel.set_devices(choices.devices(hello))
+        self.logic.models = choices.models(hello)
         self.fill_devices()
         self.fill_models()
 
     def fill_models(self) -> None:
         """The model selector and the line below it."""
         models = self.logic.models
-        chosen = (self.parameters.model if self.parameters is not None else "") or choosing.default_model(models)
-        view.choices(self.ui.modelSelector, [(name, name) for name in models], chosen)
+        chosen = (self.parameters.model if self.parameters is not None else "") or choices.default_model(models)
+        drawing.choices(self.ui.modelSelector, [(name, name) for name in models], chosen)
         self.panel.set_model(models.get(chosen, "") if models else _("No model is installed."))
 
     def fill_devices(self) -> None:
         """The device selector: automatic, then those on which a real kernel ran."""
         working = [(device.text, device.name) for device in self.panel.devices if device.works]
         chosen = self.parameters.device if self.parameters is not None else "auto"
-        view.choices(self.ui.deviceSelector, [(_("Automatic"), "auto"), *working], chosen)
+        drawing.choices(self.ui.deviceSelector, [(_("Automatic"), "auto"), *working], chosen)
 
     @slot
     def on_model_chosen(self) -> None:
         """The user chooses a model."""
         if self.parameters is not None:
-            self.parameters.model = view.chosen(self.ui.modelSelector)
+            self.parameters.model = drawing.chosen(self.ui.modelSelector)
 
     @slot
     def on_device_chosen(self) -> None:
         """The user chooses a device."""
         if self.parameters is not None:
-            self.parameters.device = view.chosen(self.ui.deviceSelector) or "auto"
+            self.parameters.device = drawing.chosen(self.ui.deviceSelector) or "auto"
 
     # Files
 

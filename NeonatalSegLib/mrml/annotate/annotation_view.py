@@ -16,8 +16,8 @@ import slicer
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.mrml.segments import BINARY_LABEL_MAP, _segment, set_opacity
-from NeonatalSegLib.mrml.volumes import RAS_TO_LPS, array_to_matrix, place_in_folder
+from NeonatalSegLib.mrml.scene.segments import BINARY_LABEL_MAP, _segment, set_opacity
+from NeonatalSegLib.mrml.scene.volumes import RAS_TO_LPS, array_to_matrix, place_in_folder
 from NeonatalSegLib.scans.grid import Grid, voxel_axis
 from NeonatalSegLib.tissues import TISSUES, Tissue
 

@@ -20,9 +20,9 @@ import SimpleITK as sitk
 import slicer
 
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.mrml.compute import Engine, EngineRequest, Turn, start_engine
-from NeonatalSegLib.mrml.outcome import place_result
-from NeonatalSegLib.mrml.volumes import check_volume, image_from_volume, parent_to_world
+from NeonatalSegLib.mrml.scene.scene_result import place_result
+from NeonatalSegLib.mrml.scene.volumes import check_volume, image_from_volume, parent_to_world
+from NeonatalSegLib.mrml.shared.compute import Engine, EngineRequest, Turn, start_engine
 from NeonatalSegLib.panel.segment_state import Signal
 from NeonatalSegLib.scans.contrast import swapped_inputs
 

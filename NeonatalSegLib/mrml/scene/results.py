@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 import vtk
 
-from NeonatalSegLib.mrml.volumes import place_beside, place_in_folder, volume_from_image
+from NeonatalSegLib.mrml.scene.volumes import place_beside, place_in_folder, volume_from_image
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 BRAIN_ROW = "Brain (tissue)"

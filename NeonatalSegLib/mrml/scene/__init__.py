@@ -1,0 +1,1 @@
+"""Volumes, segmentations and tables of the scene."""
