@@ -46,9 +46,9 @@ def run(arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return 1
-    from NeonatalSegLib import cli
+    from NeonatalSegLib.cli import app
 
-    return cli.run(arguments)
+    return app.run(arguments)
 
 
 def end(status: int) -> None:

@@ -82,7 +82,7 @@ def run(code: str, *arguments: object) -> str:
 
 def at_once(code: str, *arguments: object) -> list[str]:
     """Run ``code`` in a process for each argument; they import first, and go on together."""
-    code = f"import sys\nfrom NeonatalSegLib import store\n{code}"
+    code = f"import sys\nfrom NeonatalSegLib.models import store\n{code}"
     children = [
         subprocess.Popen(
             [sys.executable, "-c", code, str(argument)],

@@ -28,7 +28,7 @@ DEAD = 9
 DIE = f"""
     import os, sys
     from pathlib import Path
-    from NeonatalSegLib.annotation import Project, create_project
+    from NeonatalSegLib.annotation.session import Project, create_project
     from benchmarks.crash_safety import pattern
 
     def arm(number):

@@ -179,7 +179,7 @@ def test_two_raters_do_not_meet(study: Path) -> None:
 
 HOLD = """
     import sys
-    from NeonatalSegLib.annotation import Project
+    from NeonatalSegLib.annotation.session import Project
     project = Project.open(sys.argv[1], "Anna")
     print("open", flush=True)
     sys.stdin.read()

@@ -12,9 +12,14 @@ import torch
 from NeonatalSegLib.annotation.plan import BudgetSettings, plan_slices, plane
 from NeonatalSegLib.datasets.phantom import draw_newborn
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.experiments.annotator import AnnotatorSettings, dsc_merged, reveal, simulate, to_plan
-from NeonatalSegLib.experiments.annotator_report import write_annotator_report
-from NeonatalSegLib.experiments.domains import DomainScan, prepare_domain, read_labelled, with_changed_contrast
+from NeonatalSegLib.experiments.annotator.domains import (
+    DomainScan,
+    prepare_domain,
+    read_labelled,
+    with_changed_contrast,
+)
+from NeonatalSegLib.experiments.annotator.report import write_annotator_report
+from NeonatalSegLib.experiments.annotator.simulation import AnnotatorSettings, dsc_merged, reveal, simulate, to_plan
 from NeonatalSegLib.finetuning.sparse_labels import UNKNOWN
 from NeonatalSegLib.models.bundle import Model, save_model
 from NeonatalSegLib.networks.network import NetworkSettings, build_network

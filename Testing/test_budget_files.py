@@ -19,7 +19,7 @@ from test_budget import BOX, box, newborn, settings
 from NeonatalSegLib.annotation.plan import BudgetSettings, Plan, PlannedSlice, plan_slices, read_plan
 from NeonatalSegLib.annotation.record import plane_shape
 from NeonatalSegLib.annotation.session import Project
-from NeonatalSegLib.cli import USER_ERROR, run
+from NeonatalSegLib.cli.app import USER_ERROR, run
 from NeonatalSegLib.errors import NeonatalSegError
 
 # --- the same again ---------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ UNIX = pytest.mark.skipif(os.name != "posix", reason="signals and file size limi
 
 def neonatalseg(*arguments: object, program: str = "", **kwargs: object) -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own; ``program`` is Python code that runs in it before."""
-    code = f"{program}\nimport sys\nfrom NeonatalSegLib.cli import main\nsys.argv[0] = 'neonatalseg'\nmain()"
+    code = f"{program}\nimport sys\nfrom NeonatalSegLib.cli.app import main\nsys.argv[0] = 'neonatalseg'\nmain()"
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False, **kwargs)  # type: ignore[call-overload]
 
@@ -40,7 +40,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_help_is_quick_and_loads_nothing_heavy() -> None:
     """CPU time of the process: its clock time depends on what else the machine does."""
     code = (
-        "import sys, time\nfrom NeonatalSegLib import cli\nstatus = cli.run(['--help'])\n"
+        "import sys, time\nfrom NeonatalSegLib.cli import app as cli\nstatus = cli.run(['--help'])\n"
         "heavy = {'torch', 'monai', 'numpy', 'SimpleITK'} & set(sys.modules)\n"
         "print('STATUS', status, sorted(heavy), time.process_time())"
     )

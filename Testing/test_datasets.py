@@ -139,7 +139,7 @@ def test_cache_is_read_without_simpleitk(tmp_path: Path, newborn: Phantom) -> No
     build_cache(find_subjects(bids(tmp_path, newborn, ("sub-A",))), tmp_path / "cache", 1.5)
     program = (
         "import sys; sys.modules['SimpleITK'] = None\n"
-        "from NeonatalSegLib.training import PatchDataset, TrainingSettings\n"
+        "from NeonatalSegLib.training.run import PatchDataset, TrainingSettings\n"
         "from NeonatalSegLib.datasets.cache import read_cache\n"
         f"item = PatchDataset(read_cache({str(tmp_path / 'cache')!r}), TrainingSettings())[0]\n"
         "print(tuple(item['image'].shape))"

@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 from NeonatalSegLib.annotation.study import read_study
-from NeonatalSegLib.cli import USER_ERROR, run
+from NeonatalSegLib.cli.app import USER_ERROR, run
 from NeonatalSegLib.datasets.cache import build_cache
 from NeonatalSegLib.datasets.dhcp import find_complete, find_scans, is_release, read_release
 from NeonatalSegLib.datasets.phantom import Phantom, draw_newborn

@@ -15,8 +15,8 @@ from test_splits import ALBERTS, ages_of, assert_newborns_together, distance, re
 from NeonatalSegLib.datasets.bids import Subject
 from NeonatalSegLib.datasets.splits import leave_out_folds
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.experiments.designs import EXPERIMENTS
-from NeonatalSegLib.experiments.settings import ExperimentSettings, SplitDesign, TransferDesign, read_experiment
+from NeonatalSegLib.experiments.paper.designs import EXPERIMENTS
+from NeonatalSegLib.experiments.paper.settings import ExperimentSettings, SplitDesign, TransferDesign, read_experiment
 
 
 def test_settings_travel_as_json_and_shipped_ones_are_understood(tmp_path: Path) -> None:

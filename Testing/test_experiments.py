@@ -18,16 +18,11 @@ from test_runs import square, times_run
 from NeonatalSegLib.augmentation.transforms import AugmentationSettings
 from NeonatalSegLib.datasets.cache import read_cache
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.experiments.report import run_experiment
+from NeonatalSegLib.experiments.paper.report import run_experiment
+from NeonatalSegLib.experiments.paper.settings import BudgetDesign, ExperimentSettings, SplitDesign, TransferDesign
+from NeonatalSegLib.experiments.paper.trial import label_masks
 from NeonatalSegLib.experiments.runs import run_jobs
-from NeonatalSegLib.experiments.settings import (
-    BudgetDesign,
-    ExperimentSettings,
-    SplitDesign,
-    TransferDesign,
-)
 from NeonatalSegLib.experiments.tables import by_run, dsc_all, dsc_no_background, validation_and_test
-from NeonatalSegLib.experiments.trial import label_masks
 from NeonatalSegLib.networks.network import NetworkSettings
 from NeonatalSegLib.networks.strategies import STRATEGIES
 from NeonatalSegLib.training.run import TrainingSettings, train

@@ -8,7 +8,7 @@ import SimpleITK as sitk
 
 from NeonatalSegLib.datasets.phantom import Phantom
 from NeonatalSegLib.evaluation.metrics import dice_per_class, mean_dice_no_background
-from NeonatalSegLib.experiments.alterations import Alteration, altered
+from NeonatalSegLib.experiments.robustness.alterations import Alteration, altered
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.preprocessing import Prepared, labels_on, prepare
 from NeonatalSegLib.scans.scan import make_scan

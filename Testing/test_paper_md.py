@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from conftest import ROOT
 
-from NeonatalSegLib.cli import app
+from NeonatalSegLib.cli.app import app
 
 PAGE = ROOT / "docs" / "paper.md"
 TEXT = PAGE.read_text(encoding="utf-8")

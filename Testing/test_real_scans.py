@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from NeonatalSegLib.datasets.bids import find_subjects
 from NeonatalSegLib.evaluation.metrics import dice_per_class, mean_dice_no_background
-from NeonatalSegLib.experiments.alterations import Alteration, altered
+from NeonatalSegLib.experiments.robustness.alterations import Alteration, altered
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.scan import load_scan
 from NeonatalSegLib.segmentation.segmenter import Segmenter

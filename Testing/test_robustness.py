@@ -14,11 +14,11 @@ import torch
 from conftest import ROOT
 from typer.testing import CliRunner
 
-from NeonatalSegLib.cli import app
+from NeonatalSegLib.cli.app import app
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.experiments.alterations import NOISE, Alteration, altered, one_at_a_time, scaled
-from NeonatalSegLib.experiments.robustness import Source, evaluate, make_jobs, run_robustness
-from NeonatalSegLib.experiments.robustness_report import figures, matrix_mean, split
+from NeonatalSegLib.experiments.robustness.alterations import NOISE, Alteration, altered, one_at_a_time, scaled
+from NeonatalSegLib.experiments.robustness.matrix import Source, evaluate, make_jobs, run_robustness
+from NeonatalSegLib.experiments.robustness.report import figures, matrix_mean, split
 from NeonatalSegLib.models.bundle import Model, save_model
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.scans.grid import Grid, voxel_axis

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from NeonatalSegLib.cli import USER_ERROR, run
+from NeonatalSegLib.cli.app import USER_ERROR, run
 from NeonatalSegLib.datasets.bids import Subject
 from NeonatalSegLib.datasets.splits import (
     Member,

@@ -264,7 +264,7 @@ def test_nonsense_in_the_metadata_is_passed_over(parent: Model, text: str) -> No
 
 def test_listing_needs_no_network_library() -> None:
     code = (
-        "import sys\nfrom NeonatalSegLib import store\nfrom NeonatalSegLib.models import list_models\n"
+        "import sys\nfrom NeonatalSegLib.models import store\nfrom NeonatalSegLib.models.bundle import list_models\n"
         "print([m.name for m in list_models()], store.current_name())\n"
         "print(sorted({'torch', 'monai', 'numpy', 'SimpleITK'} & set(sys.modules)))"
     )
@@ -345,7 +345,7 @@ def test_the_command(parent: Model, tmp_path: Path) -> None:
         ["discard", DEFAULT_MODEL],
     ]
     code = (
-        "import json, sys\nfrom NeonatalSegLib.cli import run\nsys.stderr = sys.stdout\n"
+        "import json, sys\nfrom NeonatalSegLib.cli.app import run\nsys.stderr = sys.stdout\n"
         "for command in json.loads(sys.argv[1]): print('=>', run(['models', *command]), '<=', sep='')"
     )
     parts = re.split(r"=>(\d)<=\n", run(code, json.dumps(commands)))

@@ -22,7 +22,7 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Model:
 # Parent and a network of its weights, all of one value, without the time that MONAI takes to load.
 NETWORK = """
 import torch
-from NeonatalSegLib.models import find_model
+from NeonatalSegLib.models.bundle import find_model
 def network_of(folder, value):
     parent, network = find_model(folder), torch.nn.Module()
     weights = torch.load(parent.check_weights(), weights_only=True)
@@ -77,7 +77,7 @@ def test_versions_made_at_once_are_all_kept(parent: Model) -> None:
 
 KILLED = """
 import os, sys
-from NeonatalSegLib import store
+from NeonatalSegLib.models import store
 what, name = sys.argv[2:4]
 def end(event, arguments):
     if event == what and name in str(arguments[0]).replace(os.sep, "/"):

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from NeonatalSegLib.annotation.new_study import start_study
 from NeonatalSegLib.annotation.plan import BudgetSettings, plane, read_plan
 from NeonatalSegLib.annotation.study import StudyScan, read_study
-from NeonatalSegLib.cli import run
+from NeonatalSegLib.cli.app import run
 from NeonatalSegLib.datasets.phantom import write_newborn
 from NeonatalSegLib.engine import Client
 from NeonatalSegLib.errors import Cancelled, NeonatalSegError

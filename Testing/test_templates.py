@@ -14,7 +14,7 @@ import torch
 from NeonatalSegLib.datasets.cache import CachedSubject, build_cache, read_cache
 from NeonatalSegLib.datasets.templates import MERGED, find_templates
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.experiments.robustness import template_sources
+from NeonatalSegLib.experiments.robustness.matrix import template_sources
 from NeonatalSegLib.networks.network import NetworkSettings
 from NeonatalSegLib.training.patches import PatchDataset
 from NeonatalSegLib.training.run import SegmentationTask, TrainingSettings, train

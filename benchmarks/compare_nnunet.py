@@ -68,11 +68,10 @@ from NeonatalSegLib.datasets.cache import read_labels
 from NeonatalSegLib.datasets.templates import PREFIX
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.evaluation.folders import markdown_table
-from NeonatalSegLib.experiments import alterations
-from NeonatalSegLib.experiments.alterations import FACTORS, Alteration, altered, scaled
-from NeonatalSegLib.experiments.annotator import dsc_merged
-from NeonatalSegLib.experiments.robustness import CONTRASTS, Source, kept_out, make_jobs
-from NeonatalSegLib.experiments.robustness_report import read_earlier
+from NeonatalSegLib.experiments.annotator.simulation import dsc_merged
+from NeonatalSegLib.experiments.robustness.alterations import FACTORS, Alteration, altered, scaled
+from NeonatalSegLib.experiments.robustness.matrix import CONTRASTS, Source, alterations, kept_out, make_jobs
+from NeonatalSegLib.experiments.robustness.report import read_earlier
 from NeonatalSegLib.files.atomic import write_file
 from NeonatalSegLib.models.bundle import DEFAULT_MODEL, Model, find_model
 from NeonatalSegLib.scans.grid import Grid
@@ -178,7 +177,7 @@ def _on_reference(scan: Scan, key: str) -> sitk.Image:
 
 @lru_cache(maxsize=1)
 def altered_case(source: Source, alteration: Alteration, seed: int) -> tuple[Scan, sitk.Image]:
-    """The altered scan with both contrasts, and its truth, as in ``experiments/robustness.py``."""
+    """The altered scan with both contrasts, and its truth, as in ``experiments/robustness/matrix.py``."""
     scan = load_scan(source.t1, source.t2, name=source.name, age_weeks=source.age_weeks)
     return altered(scan, alteration, seed), scaled(read_labels(source.labels), float(alteration.scale))
 

@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.experiments.designs import EXPERIMENTS, Report
+from NeonatalSegLib.experiments.paper.designs import EXPERIMENTS, Report
+from NeonatalSegLib.experiments.paper.settings import ExperimentSettings
+from NeonatalSegLib.experiments.paper.trial import trial
 from NeonatalSegLib.experiments.plots import draw
 from NeonatalSegLib.experiments.runs import run_jobs
-from NeonatalSegLib.experiments.settings import ExperimentSettings
 from NeonatalSegLib.experiments.tables import Result
-from NeonatalSegLib.experiments.trial import trial
 from NeonatalSegLib.tissues import TISSUES
 
 

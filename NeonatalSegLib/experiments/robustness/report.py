@@ -15,8 +15,8 @@ import numpy as np
 from NeonatalSegLib.datasets.bids import read_table
 from NeonatalSegLib.datasets.templates import PREFIX
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.experiments import alterations as a
-from NeonatalSegLib.experiments.alterations import FACTORS, Alteration, one_at_a_time
+from NeonatalSegLib.experiments.robustness import alterations as a
+from NeonatalSegLib.experiments.robustness.alterations import FACTORS, Alteration, one_at_a_time
 from NeonatalSegLib.experiments.tables import Table, dsc_no_background
 from NeonatalSegLib.models.bundle import Model
 from NeonatalSegLib.segmentation.segmenter import METHOD

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from NeonatalSegLib.experiments.annotator import AnnotatorSettings, mean_of
+from NeonatalSegLib.experiments.annotator.simulation import AnnotatorSettings, mean_of
 from NeonatalSegLib.experiments.tables import Spread, Table
 from NeonatalSegLib.models.bundle import Model
 from NeonatalSegLib.tissues import PHYSIOLOGICAL

@@ -16,8 +16,8 @@ import numpy as np
 from NeonatalSegLib.annotation.plan import AXES
 from NeonatalSegLib.datasets.splits import Aged, Split
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.experiments.paper.settings import ExperimentSettings
 from NeonatalSegLib.experiments.plots import Panel
-from NeonatalSegLib.experiments.settings import ExperimentSettings
 from NeonatalSegLib.experiments.tables import (
     Result,
     Spread,

@@ -17,7 +17,7 @@ import numpy as np
 
 from NeonatalSegLib.annotation.plan import BudgetSettings, PlannedSlice, ScanToPlan, plan_slices, plane
 from NeonatalSegLib.datasets.cache import read_cache
-from NeonatalSegLib.experiments.domains import DomainScan, read_domain_scan
+from NeonatalSegLib.experiments.annotator.domains import DomainScan, read_domain_scan
 from NeonatalSegLib.experiments.runs import run_jobs
 from NeonatalSegLib.finetuning.sparse_labels import UNKNOWN, SparseCase
 from NeonatalSegLib.networks.strategies import STRATEGIES

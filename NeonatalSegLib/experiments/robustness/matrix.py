@@ -19,9 +19,9 @@ import numpy as np
 
 from NeonatalSegLib.datasets.templates import MERGED, find_templates
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.experiments import alterations
-from NeonatalSegLib.experiments.alterations import FACTORS, Alteration, altered, one_at_a_time, scaled
-from NeonatalSegLib.experiments.robustness_report import read_earlier, write_report
+from NeonatalSegLib.experiments.robustness import alterations
+from NeonatalSegLib.experiments.robustness.alterations import FACTORS, Alteration, altered, one_at_a_time, scaled
+from NeonatalSegLib.experiments.robustness.report import read_earlier, write_report
 from NeonatalSegLib.experiments.runs import run_jobs
 from NeonatalSegLib.models.bundle import Model, find_model, sha256
 from NeonatalSegLib.segmentation.segmenter import METHOD
@@ -201,7 +201,7 @@ def evaluate(job: dict[str, Any], folder: Path, *, sources: Mapping[str, Source]
 
     A scan that the software refuses is a result as well: it found nothing (DSC 0), and ``refused`` says why.
     """
-    from NeonatalSegLib.experiments.annotator import dsc_merged
+    from NeonatalSegLib.experiments.annotator.simulation import dsc_merged
     from NeonatalSegLib.scans.grid import Grid
 
     began = time.perf_counter()

@@ -9,9 +9,9 @@ from pathlib import Path
 from NeonatalSegLib.datasets.cache import build_cache
 from NeonatalSegLib.datasets.templates import MERGED
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.experiments import domains
-from NeonatalSegLib.experiments.annotator import AnnotatorSettings, simulate
-from NeonatalSegLib.experiments.annotator_report import write_annotator_report
+from NeonatalSegLib.experiments.annotator import domains
+from NeonatalSegLib.experiments.annotator.report import write_annotator_report
+from NeonatalSegLib.experiments.annotator.simulation import AnnotatorSettings, simulate
 from NeonatalSegLib.files.settings import read_object, tuples
 from NeonatalSegLib.finetuning.run import PHANTOMS
 from NeonatalSegLib.models.bundle import find_model

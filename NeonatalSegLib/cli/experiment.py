@@ -1,4 +1,4 @@
-"""``neonatalseg experiment``: the paper's experiments, resumable run by run. Registered in ``cli.py``."""
+"""``neonatalseg experiment``: the paper's experiments, resumable run by run. Registered in ``cli/app.py``."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def _run(
     scheduler: str | None,
     cache: Path | None,
 ) -> None:
-    from NeonatalSegLib.experiments.report import run_experiment
-    from NeonatalSegLib.experiments.settings import ExperimentSettings, read_experiment
+    from NeonatalSegLib.experiments.paper.report import run_experiment
+    from NeonatalSegLib.experiments.paper.settings import ExperimentSettings, read_experiment
 
     settings = read_experiment(config) if config else ExperimentSettings.paper()
     # On the page the command stands with what changes its figures: the configuration and the number of runs.
@@ -102,7 +102,7 @@ def annotator(
     scheduler: Scheduler = None,
 ) -> None:
     """A simulated annotator: DSC against number of slices, for every strategy and selection."""
-    from NeonatalSegLib.experiments.annotator_command import run_annotator
+    from NeonatalSegLib.experiments.annotator.command import run_annotator
 
     files = run_annotator(
         out, templates, [int(a) for a in ages.split(",")], data, _names(subjects), change_contrast, source,
@@ -135,7 +135,7 @@ def robustness(
     parallel: Parallel = 1,
 ) -> None:
     """One model on altered scans of kept-out newborns (voxels, skull, grid, corruption, size), and on templates."""
-    from NeonatalSegLib.experiments.robustness import run_robustness
+    from NeonatalSegLib.experiments.robustness.matrix import run_robustness
 
     files = run_robustness(
         out, data, _names(subjects), templates, [int(a) for a in _names(ages)], model, before, design, sample, seed,

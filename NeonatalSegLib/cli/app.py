@@ -11,7 +11,9 @@ from typing import Annotated, Optional
 
 import typer
 
-from NeonatalSegLib import __version__, cli_data, cli_experiment, cli_models, cli_study
+from NeonatalSegLib import __version__
+from NeonatalSegLib.cli import experiment, models, split
+from NeonatalSegLib.cli import study as cli_study
 from NeonatalSegLib.errors import NeonatalSegError
 
 USER_ERROR = 2
@@ -205,11 +207,11 @@ def demo(
     typer.echo(f"\n{table}")
 
 
-app.command()(cli_data.split)
+app.command()(split.split)
 app.command()(cli_study.budget)
 app.command()(cli_study.finetune)
-app.add_typer(cli_models.app, name="models")
-app.add_typer(cli_experiment.experiment)
+app.add_typer(models.app, name="models")
+app.add_typer(experiment.experiment)
 
 
 def _progress_line(stage: str, fraction: float) -> None:
@@ -280,7 +282,3 @@ def _trace() -> None:
 def main() -> None:
     """Entry point of the command ``neonatalseg``."""
     sys.exit(run())
-
-
-if __name__ == "__main__":
-    main()

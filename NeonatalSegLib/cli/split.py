@@ -1,4 +1,4 @@
-"""``neonatalseg split``: who of a data set trains, validates and tests. Registered in ``cli.py``."""
+"""``neonatalseg split``: who of a data set trains, validates and tests. Registered in ``cli/app.py``."""
 
 from __future__ import annotations
 

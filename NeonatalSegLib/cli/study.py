@@ -1,4 +1,4 @@
-"""Commands on studies that are annotated slice by slice; ``cli.py`` registers them. Heavy imports inside commands."""
+"""Commands on studies that are annotated slice by slice; ``cli/app.py`` registers them. Heavy imports come late."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""A simulated annotator: what a budget of slices brings."""
