@@ -42,7 +42,7 @@ POLL_MS = 80
 # The sections below the first: the .ui file, and the class in NeonatalSegLib.mrml that brings it to life.
 SECTIONS = {
     "Annotate": ("annotate.controller", "AnnotateController"),
-    "FineTune": ("finetune.controller", "TuneController"),
+    "FineTune": ("finetune.controller", "FineTuneController"),
 }
 
 

@@ -12,7 +12,7 @@ import pytest
 import SimpleITK as sitk
 
 from NeonatalSegLib.annotation.plan import BudgetSettings, Plan, PlannedSlice, plane, position_mm
-from NeonatalSegLib.annotation.session import StudyScan, create_project
+from NeonatalSegLib.annotation.session import StudyScan, create_study
 from NeonatalSegLib.scans.grid import Grid
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,7 +44,7 @@ def make_study(folder: Path) -> Path:
     slices = tuple(planned(key) for key in (AXIAL, CORONAL, FAR, OTHER))
     plan = Plan(slices, {scan.name: GRID for scan in scans}, BudgetSettings(2, "slices"))
     prefills = {scan.name: prefill_of(scan.name) for scan in scans}
-    create_project(folder / "study", plan, scans, prefills, {"model_name": "base"})
+    create_study(folder / "study", plan, scans, prefills, {"model_name": "base"})
     return folder / "study"
 
 

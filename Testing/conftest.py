@@ -49,7 +49,7 @@ def _widgets_go_in_their_own_thread(request: pytest.FixtureRequest) -> Iterator[
 
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
-    """Real newborn scans, which their licence keeps out of the repository."""
+    """Real newborn scans, which their licence holds out of the repository."""
     folder = Path(os.environ.get("NEONATALSEG_DATA", ROOT.parent / "shared" / "data"))
     if not (folder / "alberts").is_dir():
         pytest.skip(f"real scans are not at {folder}; set NEONATALSEG_DATA to their folder")

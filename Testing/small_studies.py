@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from NeonatalSegLib.annotation.plan import BudgetSettings, Plan, PlannedSlice
-from NeonatalSegLib.annotation.session import StudyScan, create_project
+from NeonatalSegLib.annotation.session import StudyScan, create_study
 from NeonatalSegLib.scans.grid import Grid, plane, position_mm
 
 SIZE = (24, 26, 22)  # x, y, z: all different, so that an exchanged axis is seen
@@ -47,7 +47,7 @@ def make_study(
             PlannedSlice(name, axis, index, position_mm(grid, axis, index), f"reason {index}") for axis, index in slices
         ]
     plan = Plan(tuple(planned), grids, BudgetSettings(len(slices), "slices", axis="mixed"))
-    create_project(folder / "study", plan, scans, {name: prefill() for name in names})
+    create_study(folder / "study", plan, scans, {name: prefill() for name in names})
     return folder / "study"
 
 

@@ -11,7 +11,7 @@ import torch
 
 from NeonatalSegLib.augmentation.transforms import AugmentationSettings
 from NeonatalSegLib.errors import Cancelled, NeonatalSegError
-from NeonatalSegLib.finetuning.loop import adapt, best_mix, judge, mean_tissue_dsc, mixed
+from NeonatalSegLib.finetuning.loop import best_mix, evaluate, mean_tissue_dsc, mixed, run_finetuning
 from NeonatalSegLib.finetuning.settings import FineTuningSettings
 from NeonatalSegLib.finetuning.sparse_labels import UNKNOWN, SparseCase, SparsePatches, annotated_on
 from NeonatalSegLib.networks.losses import DiceCELoss, merge_classes
@@ -38,10 +38,10 @@ def shells(seed: int = 0, side: int = 24) -> tuple[np.ndarray, np.ndarray]:
     return image.astype(np.float32), labels
 
 
-def sliced(name: str = "a", learn: tuple[int, ...] = (6, 10, 14), judged: tuple[int, ...] = (12,)) -> SparseCase:
+def sliced(name: str = "a", learn: tuple[int, ...] = (6, 10, 14), evaluated: tuple[int, ...] = (12,)) -> SparseCase:
     image, labels = shells()
     sides = []
-    for chosen in (learn, judged):
+    for chosen in (learn, evaluated):
         side = np.full(labels.shape, UNKNOWN, np.uint8)
         side[list(chosen)] = labels[list(chosen)]
         sides.append(side)
@@ -88,7 +88,7 @@ def test_the_papers_network_trains_the_blocks_that_the_paper_names() -> None:
 def test_the_count_is_that_of_the_parameters_which_change(network: torch.nn.Module) -> None:
     for strategy in ("shallow", "medium", "deep", "full"):
         before = weights(network)
-        done = adapt(network, TINY, [sliced()], FineTuningSettings(**{**vars(QUICK), "strategy": strategy}))
+        done = run_finetuning(network, TINY, [sliced()], FineTuningSettings(**{**vars(QUICK), "strategy": strategy}))
         after = weights(done.network)
         changed = {name for name in before if not torch.equal(before[name], after[name])}
         assert changed <= done.selection.names
@@ -98,17 +98,17 @@ def test_the_count_is_that_of_the_parameters_which_change(network: torch.nn.Modu
 
 def test_the_old_network_is_left_as_it_was(network: torch.nn.Module) -> None:
     before, flags = weights(network), [p.requires_grad for p in network.parameters()]
-    adapt(network, TINY, [sliced()], QUICK)
+    run_finetuning(network, TINY, [sliced()], QUICK)
     assert all(torch.equal(before[name], value) for name, value in weights(network).items())
     assert [p.requires_grad for p in network.parameters()] == flags and not network.training
 
 
 def test_none_changes_nothing_and_scratch_forgets_everything(network: torch.nn.Module) -> None:
-    none = adapt(network, TINY, [sliced()], FineTuningSettings(**{**vars(QUICK), "strategy": "none"}))
+    none = run_finetuning(network, TINY, [sliced()], FineTuningSettings(**{**vars(QUICK), "strategy": "none"}))
     assert none.history == [] and none.mix == 0
     assert all(torch.equal(weights(network)[name], value) for name, value in weights(none.network).items())
     still = FineTuningSettings(**{**vars(QUICK), "strategy": "scratch", "learning_rate": 0.0, "weight_decay": 0.0})
-    scratch = adapt(network, TINY, [sliced()], still)
+    scratch = run_finetuning(network, TINY, [sliced()], still)
     assert scratch.mix == 1.0
     kernels = [name for name, value in weights(network).items() if value.ndim == 5]
     assert not any(torch.equal(weights(network)[name], weights(scratch.network)[name]) for name in kernels)
@@ -130,13 +130,13 @@ def test_labels_that_nobody_gave_do_not_matter(network: torch.nn.Module) -> None
     for index in (6, 10, 14):
         other[index] = labels[index]
     learned = np.where(case.labels == UNKNOWN, UNKNOWN, other).astype(np.uint8)
-    one = adapt(network, TINY, [case], QUICK)
-    two = adapt(network, TINY, [SparseCase("a", image, learned, case.held_out)], QUICK)
+    one = run_finetuning(network, TINY, [case], QUICK)
+    two = run_finetuning(network, TINY, [SparseCase("a", image, learned, case.held_out)], QUICK)
     assert all(torch.equal(weights(one.network)[name], value) for name, value in weights(two.network).items())
 
 
 def test_every_patch_shows_annotated_voxels_and_invents_none() -> None:
-    case = sliced(judged=())
+    case = sliced(evaluated=())
     patches = SparsePatches([case], [], 0.0, (16, 16, 16), STILL, seed=3)
     for number in range(20):
         drawn, labels = patches.draw(number)
@@ -164,7 +164,7 @@ def test_rehearsal_takes_its_share() -> None:
 
 def test_fine_tuning_helps_on_slices_that_it_never_saw(network: torch.nn.Module) -> None:
     settings = FineTuningSettings(**{**vars(QUICK), "steps": 160, "learning_rate": 2e-2, "ema": 0.8})
-    done = adapt(network, TINY, [sliced()], settings)
+    done = run_finetuning(network, TINY, [sliced()], settings)
     before, after = mean_tissue_dsc(done.before), mean_tissue_dsc(done.after)
     assert before is not None and after is not None and after > before + 0.1
     assert [step for step, _, held in done.history if held is not None] == [40, 80, 120, 160]
@@ -172,17 +172,17 @@ def test_fine_tuning_helps_on_slices_that_it_never_saw(network: torch.nn.Module)
 
 def test_a_network_without_deep_supervision_is_fine_tuned_as_well() -> None:
     shape = NetworkSettings((4, 6, 8), 2.0, (16, 16, 16), heads=0)
-    done = adapt(build_network(shape), shape, [sliced()], QUICK)
+    done = run_finetuning(build_network(shape), shape, [sliced()], QUICK)
     assert len(done.history) == QUICK.steps
 
 
 def test_the_result_is_judged_on_held_out_slices_alone(network: torch.nn.Module) -> None:
     """The figure is that of the returned network on the held-out voxels, counted by hand."""
     case = sliced()
-    done = adapt(network, TINY, [case], QUICK)
-    again = judge(done.network, TINY, [case])
+    done = run_finetuning(network, TINY, [case], QUICK)
+    again = evaluate(done.network, TINY, [case])
     np.testing.assert_allclose(done.after, again, equal_nan=True)
-    assert np.isnan(judge(network, TINY, [whole("nothing held out")])).all()
+    assert np.isnan(evaluate(network, TINY, [whole("nothing held out")])).all()
 
 
 # Merged classes
@@ -210,8 +210,8 @@ def test_a_merged_label_does_not_say_which_of_its_tissues_a_voxel_is() -> None:
 def test_judging_merged_classes_counts_both_as_one(network: torch.nn.Module) -> None:
     image, labels = shells()
     merged = np.where(labels == 8, 6, labels).astype(np.uint8)
-    by_ten = judge(network, TINY, [SparseCase("a", image, labels, labels)], [(6, 8)])
-    by_nine = judge(network, TINY, [SparseCase("a", image, labels, merged)], [(6, 8)])
+    by_ten = evaluate(network, TINY, [SparseCase("a", image, labels, labels)], [(6, 8)])
+    by_nine = evaluate(network, TINY, [SparseCase("a", image, labels, merged)], [(6, 8)])
     np.testing.assert_allclose(by_ten, by_nine, equal_nan=True)
     assert np.isnan(by_nine[8])
 
@@ -226,7 +226,7 @@ def test_stop_keeps_the_best_so_far(network: torch.nn.Module) -> None:
         steps.extend([facts["step"]] if "step" in facts else [])
 
     settings = FineTuningSettings(**{**vars(QUICK), "steps": 50})
-    done = adapt(network, TINY, [sliced()], settings, report=report, should_stop=lambda: len(steps) >= 3)
+    done = run_finetuning(network, TINY, [sliced()], settings, report=report, should_stop=lambda: len(steps) >= 3)
     assert done.stopped_early and len(done.history) == 3
     assert np.isfinite(done.after).any() and not np.isnan(mean_tissue_dsc(done.after) or np.nan)
 
@@ -237,7 +237,7 @@ def test_cancel_ends_without_a_result(network: torch.nn.Module) -> None:
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        adapt(network, TINY, [sliced()], QUICK, report=report)
+        run_finetuning(network, TINY, [sliced()], QUICK, report=report)
 
 
 def test_too_little_memory_makes_smaller_patches() -> None:
@@ -255,7 +255,7 @@ def test_too_little_memory_makes_smaller_patches() -> None:
                 raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
             return self.inner(x)
 
-    done = adapt(Small(), settings, [sliced()], FineTuningSettings(**{**vars(QUICK), "patch": (24, 24, 24)}))
+    done = run_finetuning(Small(), settings, [sliced()], FineTuningSettings(**{**vars(QUICK), "patch": (24, 24, 24)}))
     assert len(done.history) == QUICK.steps
     assert any("16 voxels" in warning for warning in done.warnings)
 
@@ -263,7 +263,7 @@ def test_too_little_memory_makes_smaller_patches() -> None:
 def test_another_error_is_not_taken_for_a_lack_of_memory(network: torch.nn.Module) -> None:
     case = sliced()
     with pytest.raises(RuntimeError, match="channels"):
-        adapt(network, TINY, [SparseCase("a", case.image[:1], case.labels, case.held_out)], QUICK)
+        run_finetuning(network, TINY, [SparseCase("a", case.image[:1], case.labels, case.held_out)], QUICK)
 
 
 def test_mixing_is_linear_between_old_and_new(network: torch.nn.Module) -> None:
@@ -277,12 +277,12 @@ def test_mixing_is_linear_between_old_and_new(network: torch.nn.Module) -> None:
 def test_a_new_model_that_forgets_is_held_back(network: torch.nn.Module) -> None:
     """With a case that guards the old domain, the mix with the least harm wins over the best on the new one."""
     strong = {**vars(QUICK), "learning_rate": 2e-2, "ema": 0.8}
-    learned = adapt(network, TINY, [whole("old")], FineTuningSettings(**{**strong, "steps": 250})).network
+    learned = run_finetuning(network, TINY, [whole("old")], FineTuningSettings(**{**strong, "steps": 250})).network
     case = sliced()
     inverted = SparseCase("new", -case.image, case.labels, case.held_out)
     settings = FineTuningSettings(**{**strong, "steps": 100, "mixes": (0.02, 1.0)})
-    free = adapt(learned, TINY, [inverted], settings)
-    guarded = adapt(learned, TINY, [inverted], settings, rehearsal=[whole("old"), whole("guard", seed=1)])
+    free = run_finetuning(learned, TINY, [inverted], settings)
+    guarded = run_finetuning(learned, TINY, [inverted], settings, rehearsal=[whole("old"), whole("guard", seed=1)])
     assert free.mix == 1.0 and guarded.mix == 0.02
     assert guarded.source_before is not None and guarded.source_after is not None
     assert guarded.source_after > guarded.source_before - 0.01
@@ -297,15 +297,15 @@ def test_where_every_mix_forgets_the_one_that_forgets_least_is_taken(network: to
 
 
 def test_a_scan_whose_slices_are_all_held_out_judges_and_teaches_nothing(network: torch.nn.Module) -> None:
-    cases = [sliced("a", judged=()), sliced("b", learn=(), judged=(10, 12))]
-    done = adapt(network, TINY, cases, QUICK)
+    cases = [sliced("a", evaluated=()), sliced("b", learn=(), evaluated=(10, 12))]
+    done = run_finetuning(network, TINY, cases, QUICK)
     assert len(done.history) == QUICK.steps and np.isfinite(done.after).any()
 
 
 def test_rehearsal_tells_apart_what_the_annotation_merges(network: torch.nn.Module) -> None:
     """The rehearsed cases' labels are whole: their classes 8 and 9 are taught as such, not as impossible."""
     settings = FineTuningSettings(**{**vars(QUICK), "steps": 12, "rehearsal": 0.9, "merged": ((6, 8), (7, 9))})
-    done = adapt(network, TINY, [sliced()], settings, rehearsal=[whole("old")])
+    done = run_finetuning(network, TINY, [sliced()], settings, rehearsal=[whole("old")])
     assert max(loss for _, loss, _ in done.history) < 10
 
 
@@ -313,14 +313,16 @@ def test_held_out_slices_without_a_tissue_do_not_judge(network: torch.nn.Module)
     case = sliced()
     air = np.full(case.labels.shape, UNKNOWN, np.uint8)
     air[0] = 0
-    done = adapt(network, TINY, [SparseCase("a", case.image, case.labels, air)], QUICK)
-    assert any("not judged" in warning for warning in done.warnings)
+    done = run_finetuning(network, TINY, [SparseCase("a", case.image, case.labels, air)], QUICK)
+    assert any("not evaluated" in warning for warning in done.warnings)
 
 
 def test_few_slices_are_all_learned_from_and_that_is_told(network: torch.nn.Module) -> None:
-    done = adapt(network, TINY, [sliced(judged=())], FineTuningSettings(**{**vars(QUICK), "mixes": (0.5, 1.0)}))
+    done = run_finetuning(
+        network, TINY, [sliced(evaluated=())], FineTuningSettings(**{**vars(QUICK), "mixes": (0.5, 1.0)})
+    )
     assert np.isnan(done.before).all() and np.isnan(done.after).all()
-    assert "not judged" in done.warnings[0]
+    assert "not evaluated" in done.warnings[0]
     assert all(held is None for _, _, held in done.history)
 
 
@@ -328,13 +330,13 @@ def test_one_class_teaches_nothing(network: torch.nn.Module) -> None:
     case = sliced()
     background = np.where(case.labels == UNKNOWN, UNKNOWN, 0).astype(np.uint8)
     with pytest.raises(NeonatalSegError, match="one class only"):
-        adapt(network, TINY, [SparseCase("a", case.image, background, case.held_out)], QUICK)
+        run_finetuning(network, TINY, [SparseCase("a", case.image, background, case.held_out)], QUICK)
 
 
 def test_no_known_voxel_is_told(network: torch.nn.Module) -> None:
     case = sliced(learn=())
     with pytest.raises(NeonatalSegError, match="No annotated slice"):
-        adapt(network, TINY, [case], QUICK)
+        run_finetuning(network, TINY, [case], QUICK)
 
 
 def test_settings_survive_json() -> None:

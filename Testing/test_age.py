@@ -113,11 +113,11 @@ def coarse_head(age: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_the_age_is_learned_beside_the_segmentation() -> None:
-    """Phantoms kept out: at most two thirds of the error of who always answers with the mean age."""
+    """Phantoms held out: at most two thirds of the error of who always answers with the mean age."""
     ages = np.linspace(28, 44, 14)
     heads = [coarse_head(float(age), seed) for seed, age in enumerate(ages)]
-    kept_out = [1, 4, 9, 12]
-    training = [i for i in range(len(ages)) if i not in kept_out]
+    held_out = [1, 4, 9, 12]
+    training = [i for i in range(len(ages)) if i not in held_out]
     torch.manual_seed(0)
     random = np.random.default_rng(0)
     network = build_network(AGE).train()
@@ -133,8 +133,8 @@ def test_the_age_is_learned_beside_the_segmentation() -> None:
         total.backward()
         optimizer.step()
         first, last = first if step else segmentation.item(), segmentation.item()
-    errors = [abs(predict_age(network, heads[i][0], AGE) - ages[i]) for i in kept_out]
-    of_mean = [abs(ages[training].mean() - ages[i]) for i in kept_out]
+    errors = [abs(predict_age(network, heads[i][0], AGE) - ages[i]) for i in held_out]
+    of_mean = [abs(ages[training].mean() - ages[i]) for i in held_out]
     assert np.mean(errors) < 2 / 3 * np.mean(of_mean)
     assert last < first - 1  # and the segmentation learns too
 
@@ -310,7 +310,7 @@ def test_the_worker_hands_the_age_over(segmenter: Segmenter, tmp_path: Path) -> 
 def test_the_card_says_how_far_the_age_is_off_on_newborns_kept_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The model tells 40 weeks; the one kept out is 37, the one in training was 39."""
+    """The model tells 40 weeks; the one held out is 37, the one in training was 39."""
     data, model = tmp_path / "data", tmp_path / "model"
     files = write_newborn(data, spacing_mm=3.0)
     shutil.copy(files["t2"], data / "sub-other_T2w.nii.gz")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from small_studies import cut, make_study, prefill
 
-from NeonatalSegLib.annotation.session import Project
+from NeonatalSegLib.annotation.session import AnnotationSession
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.panel.annotate_state import KEYS, NO_STUDY, Annotating, smoothed
+from NeonatalSegLib.panel.annotate_state import KEYS, NO_STUDY, AnnotateState, smoothed
 from NeonatalSegLib.panel.work_clock import WorkClock
 
 FIRST, SECOND, THIRD, FOURTH = "sub-01/axial/5", "sub-01/axial/11", "sub-01/coronal/7", "sub-01/sagittal/9"
@@ -32,9 +32,9 @@ def hand() -> Hand:
 
 
 @pytest.fixture
-def state(hand: Hand) -> Annotating:
+def state(hand: Hand) -> AnnotateState:
     """In a module that is open, in an application that is active."""
-    made = Annotating(clock=WorkClock(hand))
+    made = AnnotateState(clock=WorkClock(hand))
     made.clock.set_entered(True)
     made.clock.set_active(True)
     return made
@@ -45,7 +45,7 @@ def study(tmp_path: Path) -> Path:
     return make_study(tmp_path)
 
 
-def begin(state: Annotating, study: Path) -> np.ndarray:
+def begin(state: AnnotateState, study: Path) -> np.ndarray:
     state.open(study, "Anna")
     return state.go(state.next_key())
 
@@ -103,7 +103,7 @@ def test_reading_the_clock_often_changes_nothing(hand: Hand) -> None:
 # Studies
 
 
-def test_without_a_study(state: Annotating) -> None:
+def test_without_a_study(state: AnnotateState) -> None:
     view = state.view()
     assert (view.study, view.rows, view.progress) == (NO_STUDY, (), "")
     assert not any(control.enabled for control in view.buttons.values())
@@ -112,21 +112,21 @@ def test_without_a_study(state: Annotating) -> None:
         state.go(FIRST)
 
 
-def test_a_name_is_needed(state: Annotating, study: Path) -> None:
+def test_a_name_is_needed(state: AnnotateState, study: Path) -> None:
     with pytest.raises(NeonatalSegError, match="name"):
         state.open(study, "  ")
     assert state.project is None
 
 
-def test_a_study_open_elsewhere_under_this_name_is_refused(state: Annotating, study: Path) -> None:
-    with Project.open(study, "Anna"), pytest.raises(NeonatalSegError, match="Anna has this study open"):
+def test_a_study_open_elsewhere_under_this_name_is_refused(state: AnnotateState, study: Path) -> None:
+    with AnnotationSession.open(study, "Anna"), pytest.raises(NeonatalSegError, match="Anna has this study open"):
         state.open(study, "Anna")
     assert state.view().study == NO_STUDY
     state.open(study, "Anna")  # closed there: now it works
     state.close()
 
 
-def test_the_list_of_slices(state: Annotating, study: Path) -> None:
+def test_the_list_of_slices(state: AnnotateState, study: Path) -> None:
     begin(state, study)
     view = state.view()
     assert [row.key for row in view.rows] == [FIRST, SECOND, THIRD, FOURTH]
@@ -140,7 +140,9 @@ def test_the_list_of_slices(state: Annotating, study: Path) -> None:
 # Slices
 
 
-def test_a_slice_starts_from_the_prefill_and_done_leads_to_the_next(state: Annotating, study: Path, hand: Hand) -> None:
+def test_a_slice_starts_from_the_prefill_and_done_leads_to_the_next(
+    state: AnnotateState, study: Path, hand: Hand
+) -> None:
     labels = begin(state, study)
     assert state.project is not None
     planned, grid = state.project.item(FIRST).slice, state.project.plan.grids["sub-01"]
@@ -157,7 +159,7 @@ def test_a_slice_starts_from_the_prefill_and_done_leads_to_the_next(state: Annot
     assert state.clock.seconds == 0
 
 
-def test_buttons_say_why_not(state: Annotating, study: Path) -> None:
+def test_buttons_say_why_not(state: AnnotateState, study: Path) -> None:
     begin(state, study)
     buttons = state.view().buttons
     assert buttons["done"].enabled and f"Key: {KEYS['done']}" in buttons["done"].tool_tip
@@ -168,7 +170,7 @@ def test_buttons_say_why_not(state: Annotating, study: Path) -> None:
     assert view.buttons["reopen"].enabled and not view.edit.enabled
 
 
-def test_skip_flag_reopen(state: Annotating, study: Path) -> None:
+def test_skip_flag_reopen(state: AnnotateState, study: Path) -> None:
     labels = begin(state, study)
     assert state.skip() == SECOND
     state.go(SECOND)
@@ -184,7 +186,7 @@ def test_skip_flag_reopen(state: Annotating, study: Path) -> None:
     assert state.editable
 
 
-def test_the_end_of_a_study(state: Annotating, study: Path) -> None:
+def test_the_end_of_a_study(state: AnnotateState, study: Path) -> None:
     labels = begin(state, study)
     for _ in range(3):
         labels = state.go(state.complete(labels))
@@ -193,7 +195,7 @@ def test_the_end_of_a_study(state: Annotating, study: Path) -> None:
     assert "All slices" in view.message and view.progress == "4 of 4 slices" and view.percent == 100
 
 
-def test_prefills(state: Annotating, study: Path) -> None:
+def test_prefills(state: AnnotateState, study: Path) -> None:
     labels = begin(state, study)
     done = np.full_like(labels, 6)
     state.prefill = "neighbour"
@@ -204,7 +206,7 @@ def test_prefills(state: Annotating, study: Path) -> None:
     assert state.fill_again().any()
 
 
-def test_a_slice_left_unfinished_comes_back_with_its_time(state: Annotating, study: Path, hand: Hand) -> None:
+def test_a_slice_left_unfinished_comes_back_with_its_time(state: AnnotateState, study: Path, hand: Hand) -> None:
     labels = begin(state, study)
     assert not state.keep_draft(labels)  # nothing was changed
     changed = labels.copy()
@@ -223,12 +225,12 @@ def test_a_slice_left_unfinished_comes_back_with_its_time(state: Annotating, stu
 
 
 def test_a_draft_outlives_the_session_and_is_not_annotated(study: Path, hand: Hand) -> None:
-    with Project.open(study, "Anna") as project:
+    with AnnotationSession.open(study, "Anna") as project:
         project.start(FIRST)
         draft = np.full_like(project.prefill(FIRST, "model"), 3)
         project.save_draft(FIRST, draft, 12.0)
         assert not project.annotated_mask("sub-01").any()
-    with Project.open(study, "Anna") as project:
+    with AnnotationSession.open(study, "Anna") as project:
         item = project.item(FIRST)
         assert (item.state, item.saved, item.draft_seconds, item.seconds) == ("in progress", True, 12.0, 0.0)
         np.testing.assert_array_equal(project.label_plane(FIRST), draft)
@@ -240,7 +242,7 @@ def test_a_draft_outlives_the_session_and_is_not_annotated(study: Path, hand: Ha
 
 
 def test_a_draft_with_unknown_labels_is_refused(study: Path) -> None:
-    with Project.open(study, "Anna") as project:
+    with AnnotationSession.open(study, "Anna") as project:
         project.start(FIRST)
         with pytest.raises(NeonatalSegError):
             project.save_draft(FIRST, np.full_like(project.prefill(FIRST, "empty"), 11), 1.0)
@@ -250,7 +252,7 @@ def test_a_draft_with_unknown_labels_is_refused(study: Path) -> None:
 # Making a study
 
 
-def test_making_a_study(state: Annotating) -> None:
+def test_making_a_study(state: AnnotateState) -> None:
     state.set_scan("Choose a T1.")
     assert not state.view().make.enabled and state.view().make.tool_tip == "Choose a T1."
     state.set_scan("")
@@ -265,7 +267,7 @@ def test_making_a_study(state: Annotating) -> None:
     assert (view.making.visible, view.message, view.kind) == (False, "It failed.", "error")
 
 
-def test_resume_is_offered_for_the_study_that_was_open(state: Annotating, study: Path) -> None:
+def test_resume_is_offered_for_the_study_that_was_open(state: AnnotateState, study: Path) -> None:
     assert not state.view().resume.visible
     state.open(study, "Anna")
     assert not state.view().resume.visible

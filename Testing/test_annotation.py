@@ -27,7 +27,7 @@ from annotation_cases import (
     snapshot,
 )
 
-from NeonatalSegLib.annotation.session import Project, StudyProgress, create_project, read_annotations
+from NeonatalSegLib.annotation.session import AnnotationSession, StudyProgress, create_study, read_annotations
 from NeonatalSegLib.errors import NeonatalSegError
 
 
@@ -37,15 +37,15 @@ def study(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def project(study: Path) -> Iterator[Project]:
-    with Project.open(study, "Anna") as opened:
+def project(study: Path) -> Iterator[AnnotationSession]:
+    with AnnotationSession.open(study, "Anna") as opened:
         yield opened
 
 
 # ---------------------------------------------------------------- a slice's way
 
 
-def test_completed_slice_is_on_disk(study: Path, project: Project) -> None:
+def test_completed_slice_is_on_disk(study: Path, project: AnnotationSession) -> None:
     before = prefill_of("sub-01")
     project.start(AXIAL)
     labels = project.prefill(AXIAL, "model")
@@ -68,7 +68,7 @@ def test_completed_slice_is_on_disk(study: Path, project: Project) -> None:
 
 
 def test_closing_and_opening_goes_on(study: Path) -> None:
-    with Project.open(study, "Anna") as project:
+    with AnnotationSession.open(study, "Anna") as project:
         project.start(AXIAL)
         project.complete(AXIAL, labels_for(AXIAL, 3), 10.0)
         project.skip(CORONAL)
@@ -76,7 +76,7 @@ def test_closing_and_opening_goes_on(study: Path) -> None:
         project.start(OTHER)
         assert project.next_key() == OTHER
         before = project.items
-    with Project.open(study, "Anna") as project:
+    with AnnotationSession.open(study, "Anna") as project:
         assert project.items == before and not project.warnings
         assert [item.state for item in before] == ["done", "skipped", "flagged", "in progress"]
         assert before[2].note == "motion: cortex not seen — ask Zoë"
@@ -85,14 +85,14 @@ def test_closing_and_opening_goes_on(study: Path) -> None:
 
 
 def test_closed_project_takes_nothing(study: Path) -> None:
-    project = Project.open(study, "Anna")
+    project = AnnotationSession.open(study, "Anna")
     project.close()
     project.close()
     with pytest.raises(NeonatalSegError, match="closed"):
         project.complete(AXIAL, labels_for(AXIAL, 1), 1.0)
 
 
-def test_order_of_work(project: Project) -> None:
+def test_order_of_work(project: AnnotationSession) -> None:
     assert [item.slice.key for item in project.items] == [AXIAL, CORONAL, FAR, OTHER]
     assert project.next_key() == AXIAL and project.next_key(AXIAL) == CORONAL and project.next_key(OTHER) == AXIAL
     assert project.previous_key(CORONAL) == AXIAL and project.previous_key(AXIAL) is None
@@ -105,7 +105,7 @@ def test_order_of_work(project: Project) -> None:
     assert project.next_key() is None is project.next_key(AXIAL)
 
 
-def test_progress_in_words(project: Project) -> None:
+def test_progress_in_words(project: AnnotationSession) -> None:
     assert project.progress() == StudyProgress(0, 4, None) and project.progress().text == "0 of 4 slices"
     for key, seconds in ((AXIAL, 60.0), (CORONAL, 600.0), (FAR, 90.0)):
         project.complete(key, labels_for(key, 1), seconds)
@@ -119,7 +119,7 @@ def test_progress_in_words(project: Project) -> None:
     assert StudyProgress(7, 33, 26 * 300.0).text == "7 of 33 slices, about 2 h 10 min left"
 
 
-def test_prefills(project: Project) -> None:
+def test_prefills(project: AnnotationSession) -> None:
     model = prefill_of("sub-01")[cut(FAR)]
     assert np.array_equal(project.prefill(FAR, "model"), model)
     assert np.array_equal(project.prefill(FAR, "neighbour"), model), "no neighbour is completed"
@@ -136,7 +136,7 @@ def test_prefills(project: Project) -> None:
         project.prefill(FAR, "copy")
 
 
-def test_changed_voxels_count_from_the_prefill_given(project: Project) -> None:
+def test_changed_voxels_count_from_the_prefill_given(project: AnnotationSession) -> None:
     project.prefill(AXIAL, "empty")
     project.complete(AXIAL, labels_for(AXIAL, 1), 1.0)
     assert project.item(AXIAL).changed_voxels == labels_for(AXIAL, 1).size
@@ -145,7 +145,7 @@ def test_changed_voxels_count_from_the_prefill_given(project: Project) -> None:
 # ---------------------------------------------------------------- crossing and reopening
 
 
-def test_crossing_slices_later_wins_and_both_stay(study: Path, project: Project) -> None:
+def test_crossing_slices_later_wins_and_both_stay(study: Path, project: AnnotationSession) -> None:
     project.complete(AXIAL, labels_for(AXIAL, 2), 1.0)
     project.complete(CORONAL, labels_for(CORONAL, 7), 1.0)
     shown, mask = on_disk(study)
@@ -165,7 +165,7 @@ def test_crossing_slices_later_wins_and_both_stay(study: Path, project: Project)
 
 
 @pytest.mark.parametrize("leave", ["reopen", "skip", "flag"])
-def test_slice_that_leaves_the_mask(study: Path, project: Project, leave: str) -> None:
+def test_slice_that_leaves_the_mask(study: Path, project: AnnotationSession, leave: str) -> None:
     project.complete(AXIAL, labels_for(AXIAL, 2), 4.0)
     {"reopen": project.reopen, "skip": project.skip, "flag": lambda key: project.flag(key, "why")}[leave](AXIAL)
     assert not on_disk(study)[1].any() and not project.annotated_mask("sub-01").any()
@@ -176,7 +176,7 @@ def test_slice_that_leaves_the_mask(study: Path, project: Project, leave: str) -
 
 
 def test_unfinished_slice_is_kept_outside_the_mask(study: Path) -> None:
-    with Project.open(study, "Anna") as project:
+    with AnnotationSession.open(study, "Anna") as project:
         with pytest.raises(NeonatalSegError, match="is to do, not in progress"):
             project.save_draft(AXIAL, labels_for(AXIAL, 6), 1.0)
         project.start(AXIAL)
@@ -184,7 +184,7 @@ def test_unfinished_slice_is_kept_outside_the_mask(study: Path) -> None:
         project.save_draft(AXIAL, labels_for(AXIAL, 6), 12.5)
         with pytest.raises(NeonatalSegError, match="No slice is completed"):
             read_annotations(study)
-    with Project.open(study, "Anna") as project:
+    with AnnotationSession.open(study, "Anna") as project:
         item = project.item(AXIAL)
         assert (item.state, item.saved, item.draft_seconds, item.seconds) == ("in progress", True, 12.5, 0.0)
         assert (project.label_plane(AXIAL) == 6).all() and (on_disk(study)[0][cut(AXIAL)] == 6).all()
@@ -206,7 +206,7 @@ def test_unfinished_slice_is_kept_outside_the_mask(study: Path) -> None:
         (labels_for(AXIAL, 0).astype(np.int16) - 1, "unknown label -1"),
     ],
 )
-def test_bad_labels_change_nothing(study: Path, project: Project, labels: np.ndarray, words: str) -> None:
+def test_bad_labels_change_nothing(study: Path, project: AnnotationSession, labels: np.ndarray, words: str) -> None:
     project.complete(CORONAL, labels_for(CORONAL, 1), 1.0)
     before = snapshot(study)
     with pytest.raises(NeonatalSegError, match=words):
@@ -214,7 +214,7 @@ def test_bad_labels_change_nothing(study: Path, project: Project, labels: np.nda
     assert snapshot(study) == before and project.item(AXIAL).state == "to do"
 
 
-def test_bad_keys_and_times(project: Project) -> None:
+def test_bad_keys_and_times(project: AnnotationSession) -> None:
     for call in (
         lambda: project.complete("sub-01/axial/8", labels_for(AXIAL, 1), 1.0),
         lambda: project.start("sub-09/axial/7"),
@@ -234,15 +234,15 @@ def test_bad_keys_and_times(project: Project) -> None:
 def test_rater_names_that_no_folder_can_have(study: Path, name: str) -> None:
     before = snapshot(study)
     with pytest.raises(NeonatalSegError, match="cannot be the name of a rater"):
-        Project.open(study, name)
+        AnnotationSession.open(study, name)
     assert snapshot(study) == before
 
 
 def test_rater_names_that_windows_takes_for_one(study: Path) -> None:
-    with Project.open(study, "Zoë de Vries-2") as project:
+    with AnnotationSession.open(study, "Zoë de Vries-2") as project:
         project.skip(AXIAL)
     with pytest.raises(NeonatalSegError, match="'Zoë de Vries-2' already"):
-        Project.open(study, "zoë de vries-2")
+        AnnotationSession.open(study, "zoë de vries-2")
 
 
 @posix
@@ -250,7 +250,7 @@ def test_read_only_study_is_told_and_can_be_read() -> None:
     with tempfile.TemporaryDirectory() as place:
         Path(place).chmod(0o755)
         study = make_study(Path(place) / "made")
-        with Project.open(study, "Anna") as project:
+        with AnnotationSession.open(study, "Anna") as project:
             project.complete(AXIAL, labels_for(AXIAL, 2), 1.0)
         folders = [study, *(path for path in study.rglob("*") if path.is_dir())]
         for path in (*study.rglob("*"), study):
@@ -260,10 +260,10 @@ def test_read_only_study_is_told_and_can_be_read() -> None:
             with ordinary_user():
                 for rater in ("Anna", "Bo"):
                     with pytest.raises(NeonatalSegError, match=r"cannot be written .*can be read"):
-                        Project.open(study, rater)
+                        AnnotationSession.open(study, rater)
                 assert (read_annotations(study)[0].labels[cut(AXIAL)] == 2).all()
                 with pytest.raises(NeonatalSegError, match="No study could be made"):
-                    create_project(study / "new", project.plan, project.scans)
+                    create_study(study / "new", project.plan, project.scans)
         finally:
             for path in folders:
                 path.chmod(0o755)
@@ -274,7 +274,7 @@ def test_read_only_study_is_told_and_can_be_read() -> None:
 @pytest.mark.parametrize("full_at", ["label map", "ledger"])
 def test_full_disk_leaves_the_old_state(study: Path, full_at: str) -> None:
     noise = np.random.default_rng(3).integers(0, 10, labels_for(CORONAL, 0).shape, np.uint8)
-    with Project.open(study, "Anna") as project:
+    with AnnotationSession.open(study, "Anna") as project:
         project.complete(AXIAL, labels_for(AXIAL, 2), 1.0)
         project.flag(FAR, "x" * 20_000)  # so that the ledger is longer than any label map
         place = study / "raters" / "Anna"
@@ -290,5 +290,5 @@ def test_full_disk_leaves_the_old_state(study: Path, full_at: str) -> None:
         assert snapshot(study) == before and project.items == items
         project.complete(CORONAL, noise, 1.0)
         assert np.array_equal(on_disk(study)[0][cut(CORONAL)], noise)
-    with Project.open(study, "Anna") as project:
+    with AnnotationSession.open(study, "Anna") as project:
         assert project.item(CORONAL).state == "done"

@@ -18,7 +18,7 @@ import SimpleITK as sitk
 from benchmarks import crash_safety
 from benchmarks.crash_safety import GRID, RATER, ROOT, SCAN, make_study, pattern
 from NeonatalSegLib.annotation.plan import plane
-from NeonatalSegLib.annotation.session import Project, create_project, read_annotations
+from NeonatalSegLib.annotation.session import AnnotationSession, create_study, read_annotations
 from NeonatalSegLib.errors import NeonatalSegError
 
 FIRST, CROSSING = f"{SCAN}/axial/7", f"{SCAN}/coronal/10"
@@ -28,7 +28,7 @@ DEAD = 9
 DIE = f"""
     import os, sys
     from pathlib import Path
-    from NeonatalSegLib.annotation.session import Project, create_project
+    from NeonatalSegLib.annotation.session import AnnotationSession, create_study
     from benchmarks.crash_safety import pattern
 
     def arm(number):
@@ -44,7 +44,7 @@ DIE = f"""
         os.fsync, os.replace = dying(os.fsync), dying(os.replace)
 """
 WORK = f"""
-    project = Project.open(sys.argv[1], {RATER!r})
+    project = AnnotationSession.open(sys.argv[1], {RATER!r})
     key = sys.argv[2]
     arm(int(sys.argv[3]))
     if project.item(key).state == "done":
@@ -53,9 +53,9 @@ WORK = f"""
         project.complete(key, pattern(project.item(key).slice, 2), 1.0)
 """
 CREATE = f"""
-    study = Project.open(sys.argv[1], {RATER!r}).study
+    study = AnnotationSession.open(sys.argv[1], {RATER!r}).study
     arm(int(sys.argv[3]))
-    create_project(sys.argv[2], study.plan, study.scans, {{{SCAN!r}: study.prefill({SCAN!r})}})
+    create_study(sys.argv[2], study.plan, study.scans, {{{SCAN!r}: study.prefill({SCAN!r})}})
 """
 
 
@@ -70,14 +70,14 @@ def die(code: str, *arguments: object) -> None:
 def study(tmp_path: Path) -> Path:
     """A study with one slice completed."""
     make_study(tmp_path / "made")
-    with Project.open(tmp_path / "made" / "study", RATER) as project:
+    with AnnotationSession.open(tmp_path / "made" / "study", RATER) as project:
         project.complete(FIRST, pattern(project.item(FIRST).slice, 1), 1.0)
     return tmp_path / "made" / "study"
 
 
 def check(study: Path, expected: dict[str, int]) -> None:
     """The study holds exactly these completed slices (key: number of the pattern), in this order of completion."""
-    with Project.open(study, RATER) as project:
+    with AnnotationSession.open(study, RATER) as project:
         assert not project.warnings
         assert {item.slice.key for item in project.items if item.state == "done"} == set(expected)
         labels, mask = project.study.prefill(SCAN), np.zeros(GRID.shape, np.uint8)
@@ -112,7 +112,7 @@ def test_random_kills(tmp_path: Path) -> None:
 def test_the_comparison_finds_losses(tmp_path: Path) -> None:
     """A slice said to be done that the study does not hold, and one held that nobody spoke of."""
     campaign = crash_safety.Campaign(tmp_path / "made", seed=0)
-    with Project.open(campaign.study, RATER) as project:
+    with AnnotationSession.open(campaign.study, RATER) as project:
         project.complete(FIRST, pattern(project.item(FIRST).slice, 5), 1.0)
         for said, lost, states in (({FIRST: 5}, 0, 0), ({FIRST: 4}, 3, 0), ({CROSSING: 1}, 1, 2), ({}, 0, 1)):
             campaign.done, figures = dict(said), crash_safety.Figures()
@@ -128,14 +128,14 @@ def test_death_while_completing_a_crossing_slice(study: Path, number: int) -> No
     die(WORK, study, CROSSING, number)
     # The third comes when the line is written: a kill does not take it back (a power cut might, as a whole).
     check(study, {FIRST: 1} if number < 3 else {FIRST: 1, CROSSING: 2})
-    with Project.open(study, RATER) as project:
+    with AnnotationSession.open(study, RATER) as project:
         project.complete(CROSSING, pattern(project.item(CROSSING).slice, 3), 1.0)
     check(study, {FIRST: 1, CROSSING: 3})
 
 
 @pytest.mark.parametrize("number", [1, 3, 4, 5])
 def test_death_while_reopening(study: Path, number: int) -> None:
-    with Project.open(study, RATER) as project:
+    with AnnotationSession.open(study, RATER) as project:
         project.complete(CROSSING, pattern(project.item(CROSSING).slice, 2), 1.0)
     die(WORK, study, CROSSING, number)
     check(study, {FIRST: 1, CROSSING: 2} if number < 3 else {FIRST: 1})
@@ -146,11 +146,11 @@ def test_death_while_a_study_is_made(study: Path, tmp_path: Path, number: int) -
     """Until study.json is moved to its place, with the fourteenth call, there is no study, and it can be made again."""
     new = tmp_path / "new"
     die(CREATE, study, new, number)
-    with Project.open(study, RATER) as project:
+    with AnnotationSession.open(study, RATER) as project:
         made = project.study
     with pytest.raises(NeonatalSegError, match="holds no study"):
-        Project.open(new, RATER)
-    create_project(new, made.plan, made.scans, {SCAN: made.prefill(SCAN)})
-    with Project.open(new, RATER) as project:
+        AnnotationSession.open(new, RATER)
+    create_study(new, made.plan, made.scans, {SCAN: made.prefill(SCAN)})
+    with AnnotationSession.open(new, RATER) as project:
         assert np.array_equal(project.label_map(SCAN), made.prefill(SCAN))
     assert {path.name for path in new.iterdir()} == {"study.json", "plan.json", "prefill", "raters"}

@@ -36,7 +36,7 @@ from annotation_cases import (
 
 from NeonatalSegLib.annotation import record
 from NeonatalSegLib.annotation.plan import BudgetSettings, Plan, PlannedSlice
-from NeonatalSegLib.annotation.session import Project, StudyScan, create_project, read_annotations
+from NeonatalSegLib.annotation.session import AnnotationSession, StudyScan, create_study, read_annotations
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files import atomic
 from NeonatalSegLib.scans.grid import Grid
@@ -48,15 +48,15 @@ def study(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def project(study: Path) -> Iterator[Project]:
-    with Project.open(study, "Anna") as opened:
+def project(study: Path) -> Iterator[AnnotationSession]:
+    with AnnotationSession.open(study, "Anna") as opened:
         yield opened
 
 
 # ---------------------------------------------------------------- making a study
 
 
-def test_study_keeps_what_it_was_given(study: Path, project: Project) -> None:
+def test_study_keeps_what_it_was_given(study: Path, project: AnnotationSession) -> None:
     assert project.study.facts == {"model_name": "base"} and [scan.name for scan in project.scans] == [
         "sub-01",
         "sub-02",
@@ -73,10 +73,10 @@ def test_images_in_the_study_move_with_it(tmp_path: Path) -> None:
     image = study / "scans" / "a.nii.gz"
     sitk.WriteImage(GRID.image(np.ones(GRID.shape, np.float32)), str(image))
     plan = Plan((PlannedSlice("a", "axial", 7, 0.0, ""),), {"a": GRID}, BudgetSettings(1, "slices"))
-    create_project(study, plan, [StudyScan("a", image, None, None)])
+    create_study(study, plan, [StudyScan("a", image, None, None)])
     moved = tmp_path / "elsewhere"
     study.rename(moved)
-    with Project.open(moved, "Anna") as project:
+    with AnnotationSession.open(moved, "Anna") as project:
         assert not project.prefill("a/axial/7", "model").any()
         project.complete("a/axial/7", labels_for(AXIAL, 6), 1.0)
     (scan,) = read_annotations(moved)
@@ -85,24 +85,24 @@ def test_images_in_the_study_move_with_it(tmp_path: Path) -> None:
 
 
 def test_study_is_made_whole_or_not_at_all(study: Path, tmp_path: Path) -> None:
-    with Project.open(study, "Anna") as project:
+    with AnnotationSession.open(study, "Anna") as project:
         plan, scans = project.plan, project.scans
     with pytest.raises(NeonatalSegError, match="There is a study"):
-        create_project(study, plan, scans)
+        create_study(study, plan, scans)
     full = tmp_path / "full"
     full.mkdir()
     (full / "thesis.txt").write_text("x")
     with pytest.raises(NeonatalSegError, match=r"not empty \(thesis.txt"):
-        create_project(full, plan, scans)
+        create_study(full, plan, scans)
     assert [path.name for path in full.iterdir()] == ["thesis.txt"]
     new = tmp_path / "new"
     bad: list[tuple[Callable[[], None], str]] = [
-        (lambda: create_project(new, plan, scans[:1]), "the same"),
-        (lambda: create_project(new, plan, scans, {"sub-01": np.zeros((2, 2, 2), np.uint8)}), "grid"),
-        (lambda: create_project(new, plan, scans, {"sub-01": np.full(GRID.shape, 11)}), "unknown label 11"),
-        (lambda: create_project(new, plan, [scans[0], StudyScan("sub-02", None, None, None)]), "neither T1 nor T2"),
+        (lambda: create_study(new, plan, scans[:1]), "the same"),
+        (lambda: create_study(new, plan, scans, {"sub-01": np.zeros((2, 2, 2), np.uint8)}), "grid"),
+        (lambda: create_study(new, plan, scans, {"sub-01": np.full(GRID.shape, 11)}), "unknown label 11"),
+        (lambda: create_study(new, plan, [scans[0], StudyScan("sub-02", None, None, None)]), "neither T1 nor T2"),
         (
-            lambda: create_project(new, Plan((), {"a/b": GRID}, plan.settings), [StudyScan("a/b", new, None)]),
+            lambda: create_study(new, Plan((), {"a/b": GRID}, plan.settings), [StudyScan("a/b", new, None)]),
             "name of a scan",
         ),
     ]
@@ -111,13 +111,13 @@ def test_study_is_made_whole_or_not_at_all(study: Path, tmp_path: Path) -> None:
             make()
         assert not new.exists()
     with pytest.raises(TypeError):
-        create_project(new, plan, scans, {}, {"what": object()})
+        create_study(new, plan, scans, {}, {"what": object()})
     assert not new.exists()
 
 
 @posix
 def test_full_disk_leaves_no_study(study: Path, tmp_path: Path) -> None:
-    with Project.open(study, "Anna") as project:
+    with AnnotationSession.open(study, "Anna") as project:
         plan, scans = project.plan, project.scans
     for new in (tmp_path / "new", tmp_path / "made" / "empty"):
         if new.name == "empty":
@@ -127,22 +127,22 @@ def test_full_disk_leaves_no_study(study: Path, tmp_path: Path) -> None:
                 largest_file(size),
                 pytest.raises(NeonatalSegError, match=r"No study could be made|could not be written"),
             ):
-                create_project(new, plan, scans, {} if size == 1000 else {"sub-01": prefill_of("sub-01")})
+                create_study(new, plan, scans, {} if size == 1000 else {"sub-01": prefill_of("sub-01")})
             assert new.exists() == (new.name == "empty") and not list(new.glob("*"))
 
 
 def test_unfinished_study_is_made_again(study: Path, tmp_path: Path) -> None:
     """What a kill leaves in the middle of the making: everything but study.json."""
-    with Project.open(study, "Anna") as project:
+    with AnnotationSession.open(study, "Anna") as project:
         plan, scans = project.plan, project.scans
     new = tmp_path / "new"
     (new / ".creating").mkdir(parents=True)
     (new / "prefill").mkdir()
     (new / "plan.json").write_text("{")
     with pytest.raises(NeonatalSegError, match="holds no study"):
-        Project.open(new, "Anna")
-    create_project(new, plan, scans)
-    with Project.open(new, "Anna") as project:
+        AnnotationSession.open(new, "Anna")
+    create_study(new, plan, scans)
+    with AnnotationSession.open(new, "Anna") as project:
         assert len(project.items) == 4
     assert sorted(path.name for path in new.iterdir()) == ["plan.json", "prefill", "raters", "study.json"]
 
@@ -151,14 +151,14 @@ def test_unfinished_study_is_made_again(study: Path, tmp_path: Path) -> None:
 def test_damaged_study_is_told(study: Path, text: str) -> None:
     (study / "study.json").write_text(text)
     with pytest.raises(NeonatalSegError, match=r"could not be read as a study|update NeonatalSeg"):
-        Project.open(study, "Anna")
+        AnnotationSession.open(study, "Anna")
 
 
 # ---------------------------------------------------------------- raters
 
 
 def test_two_raters_do_not_meet(study: Path) -> None:
-    with Project.open(study, "Anna") as anna, Project.open(study, "Bo") as bo:
+    with AnnotationSession.open(study, "Anna") as anna, AnnotationSession.open(study, "Bo") as bo:
         anna.complete(AXIAL, labels_for(AXIAL, 1), 1.0)
         bo.complete(AXIAL, labels_for(AXIAL, 2), 1.0)
         bo.complete(OTHER, labels_for(OTHER, 3), 1.0)
@@ -179,8 +179,8 @@ def test_two_raters_do_not_meet(study: Path) -> None:
 
 HOLD = """
     import sys
-    from NeonatalSegLib.annotation.session import Project
-    project = Project.open(sys.argv[1], "Anna")
+    from NeonatalSegLib.annotation.session import AnnotationSession
+    project = AnnotationSession.open(sys.argv[1], "Anna")
     print("open", flush=True)
     sys.stdin.read()
 """
@@ -192,17 +192,17 @@ def test_same_rater_twice_is_refused(study: Path) -> None:
     with child:
         assert child.stdout is not None and child.stdout.readline() == "open\n"
         with pytest.raises(NeonatalSegError, match=rf"in process {child.pid} on .* since 20\d\d-.*Close it there"):
-            Project.open(study, "Anna")
-        with Project.open(study, "Bo") as bo:
+            AnnotationSession.open(study, "Anna")
+        with AnnotationSession.open(study, "Bo") as bo:
             bo.skip(AXIAL)
         child.kill()
     text = json.loads((study / "raters" / "Anna" / "lock").read_text())
     assert text["process"] == child.pid, "the dead process left its lock"
-    with Project.open(study, "Anna") as project:
+    with AnnotationSession.open(study, "Anna") as project:
         with pytest.raises(NeonatalSegError, match=f"in process {os.getpid()} on"):
-            Project.open(study, "Anna")
+            AnnotationSession.open(study, "Anna")
         project.skip(AXIAL)
-    Project.open(study, "Anna").close()
+    AnnotationSession.open(study, "Anna").close()
 
 
 def test_lock_of_another_computer_counts(study: Path) -> None:
@@ -210,16 +210,16 @@ def test_lock_of_another_computer_counts(study: Path) -> None:
     lock.parent.mkdir(parents=True)
     lock.write_text('{"process": 77, "host": "ward-3", "since": "2026-01-02T03:04:05.000Z"}')
     with pytest.raises(NeonatalSegError, match=r"process 77 on ward-3 since 2026-01-02T03:04:05.000Z .*delete .*lock"):
-        Project.open(study, "Anna")
+        AnnotationSession.open(study, "Anna")
     lock.unlink()
-    Project.open(study, "Anna").close()
+    AnnotationSession.open(study, "Anna").close()
 
 
 # ---------------------------------------------------------------- after kills and other programs
 
 
 def test_torn_last_line_is_cut(study: Path) -> None:
-    with Project.open(study, "Anna") as project:
+    with AnnotationSession.open(study, "Anna") as project:
         project.complete(AXIAL, labels_for(AXIAL, 2), 1.0)
         whole = ledger(study).read_bytes()
         project.complete(CORONAL, labels_for(CORONAL, 3), 1.0)
@@ -228,7 +228,7 @@ def test_torn_last_line_is_cut(study: Path) -> None:
         ledger(study).write_bytes(whole + second[:length])
         (scan,) = read_annotations(study)
         assert [s.key for s in scan.slices] == [AXIAL]
-        with Project.open(study, "Anna") as project:
+        with AnnotationSession.open(study, "Anna") as project:
             assert [item.state for item in project.items[:2]] == ["done", "to do"]
             assert on_disk(study)[1].sum() == labels_for(AXIAL, 0).size, "the mask follows the ledger"
             project.skip(FAR)
@@ -236,7 +236,7 @@ def test_torn_last_line_is_cut(study: Path) -> None:
         assert lines.startswith(whole) and lines.count(b"\n") == whole.count(b"\n") + 1
         assert json.loads(lines.splitlines()[-1])["event"] == "skipped"
     ledger(study).write_bytes(whole + b"\0" * 4096)  # what some file systems leave after a power cut
-    with Project.open(study, "Anna") as project:
+    with AnnotationSession.open(study, "Anna") as project:
         assert project.item(AXIAL).state == "done"
 
 
@@ -252,22 +252,22 @@ def test_torn_last_line_is_cut(study: Path) -> None:
     ],
 )
 def test_damaged_ledger_is_told_with_its_line(study: Path, old: bytes, new: bytes) -> None:
-    with Project.open(study, "Anna") as project:
+    with AnnotationSession.open(study, "Anna") as project:
         project.complete(AXIAL, labels_for(AXIAL, 2), 1.0)
         project.skip(FAR)
     data = ledger(study).read_bytes()
     assert old in data
     ledger(study).write_bytes(data.replace(old, new, 1))
-    for use in (lambda: Project.open(study, "Anna"), lambda: read_annotations(study)):
+    for use in (lambda: AnnotationSession.open(study, "Anna"), lambda: read_annotations(study)):
         with pytest.raises(NeonatalSegError, match=r"ledger\.jsonl.* line 1"):
             use()
     ledger(study).write_bytes(data)
-    with Project.open(study, "Anna") as project:
+    with AnnotationSession.open(study, "Anna") as project:
         assert project.item(AXIAL).state == "done", "a failed opening lets go of the lock"
 
 
 def test_unknown_label_in_a_ledger(study: Path) -> None:
-    with Project.open(study, "Anna") as project:
+    with AnnotationSession.open(study, "Anna") as project:
         project.skip(FAR)
     saved = record.Saved.of(planned(AXIAL), "Anna", atomic.now(), labels_for(AXIAL, 12))
     line = {"format": 1, "slice": AXIAL, "rater": "Anna", "event": "done", "time": saved.time, "seconds": 1.0}
@@ -277,7 +277,7 @@ def test_unknown_label_in_a_ledger(study: Path) -> None:
         read_annotations(study)
 
 
-def test_ledger_that_another_program_shortened(study: Path, project: Project) -> None:
+def test_ledger_that_another_program_shortened(study: Path, project: AnnotationSession) -> None:
     project.complete(AXIAL, labels_for(AXIAL, 2), 1.0)
     ledger(study).write_bytes(b"")
     with pytest.raises(NeonatalSegError, match="shortened by another program"):
@@ -286,7 +286,7 @@ def test_ledger_that_another_program_shortened(study: Path, project: Project) ->
 
 
 def test_label_maps_are_made_again(study: Path) -> None:
-    with Project.open(study, "Anna") as project:
+    with AnnotationSession.open(study, "Anna") as project:
         project.complete(AXIAL, labels_for(AXIAL, 2), 1.0)
         place = study / "raters" / "Anna"
         old = snapshot(place)
@@ -299,18 +299,18 @@ def test_label_maps_are_made_again(study: Path) -> None:
         (place / f".part-{names[0]}").write_bytes(b"half a file")
         (scan,) = read_annotations(study)
         assert np.array_equal(scan.mask, expected[1]), "reading goes by the ledger"
-        with Project.open(study, "Anna") as project:
+        with AnnotationSession.open(study, "Anna") as project:
             assert not project.warnings
             assert all(np.array_equal(found, right) for found, right in zip(on_disk(study), expected, strict=True))
         assert not list(place.glob(".part-*"))
     for name in names:
         (place / name).unlink()
-    Project.open(study, "Anna").close()
+    AnnotationSession.open(study, "Anna").close()
     assert all(np.array_equal(found, right) for found, right in zip(on_disk(study), expected, strict=True))
 
 
 def test_work_of_another_program_is_kept_aside(study: Path) -> None:
-    with Project.open(study, "Anna") as project:
+    with AnnotationSession.open(study, "Anna") as project:
         project.complete(AXIAL, labels_for(AXIAL, 2), 1.0)
     path = study / "raters" / "Anna" / "sub-01_dseg.nii.gz"
     edited = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
@@ -320,7 +320,7 @@ def test_work_of_another_program_is_kept_aside(study: Path) -> None:
     sitk.WriteImage(GRID.image(edited), str(path))
     with pytest.raises(NeonatalSegError, match=r"sub-01_dseg.nii.gz was changed by another program"):
         read_annotations(study)
-    with Project.open(study, "Anna") as project:
+    with AnnotationSession.open(study, "Anna") as project:
         assert len(project.warnings) == 1 and "sub-01_dseg-changed1.nii.gz" in project.warnings[0]
     assert np.array_equal(array_in(path.parent, "sub-01_dseg-changed1.nii.gz"), edited)
     assert (on_disk(study)[0][cut(AXIAL)] == 2).all()
@@ -328,11 +328,11 @@ def test_work_of_another_program_is_kept_aside(study: Path) -> None:
 
 
 def test_lost_ledger_does_not_cost_the_label_map(study: Path) -> None:
-    with Project.open(study, "Anna") as project:
+    with AnnotationSession.open(study, "Anna") as project:
         project.complete(AXIAL, labels_for(AXIAL, 2), 1.0)
     kept = on_disk(study)[0]
     ledger(study).unlink()
-    with Project.open(study, "Anna") as project:
+    with AnnotationSession.open(study, "Anna") as project:
         assert len(project.warnings) == 2 and project.item(AXIAL).state == "to do"
     assert np.array_equal(array_in(study / "raters" / "Anna", "sub-01_dseg-changed1.nii.gz"), kept)
 
@@ -345,7 +345,7 @@ def test_no_slice_complete(study: Path) -> None:
         read_annotations(study)
     with pytest.raises(NeonatalSegError, match=r"Bo has annotated nothing.*raters are none"):
         read_annotations(study, ["Bo"])
-    with Project.open(study, "Anna") as project:
+    with AnnotationSession.open(study, "Anna") as project:
         project.complete(AXIAL, labels_for(AXIAL, 2), 1.0)
         project.reopen(AXIAL)
     assert not on_disk(study)[1].any()
@@ -354,7 +354,7 @@ def test_no_slice_complete(study: Path) -> None:
 
 
 def test_label_map_of_an_unknown_label_or_another_grid(study: Path) -> None:
-    with Project.open(study, "Anna") as project:
+    with AnnotationSession.open(study, "Anna") as project:
         project.complete(AXIAL, labels_for(AXIAL, 2), 1.0)
     path = study / "raters" / "Anna" / "sub-01_dseg.nii.gz"
     labels = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
@@ -371,7 +371,7 @@ def test_label_map_of_an_unknown_label_or_another_grid(study: Path) -> None:
 
 @pytest.mark.parametrize("change", ["size", "affine", "missing", "no image"])
 def test_scan_that_is_not_the_planned_one(study: Path, change: str) -> None:
-    with Project.open(study, "Anna") as project:
+    with AnnotationSession.open(study, "Anna") as project:
         project.complete(OTHER, labels_for(OTHER, 2), 1.0)
         path = project.scans[1].t2
     assert path is not None
@@ -390,14 +390,14 @@ def test_scan_that_is_not_the_planned_one(study: Path, change: str) -> None:
         words = "sub-02_T2w.nii.gz could not be read as an image"
     with pytest.raises(NeonatalSegError, match=words):
         read_annotations(study)
-    with Project.open(study, "Anna") as project:
+    with AnnotationSession.open(study, "Anna") as project:
         project.reopen(OTHER)
         project.complete(AXIAL, labels_for(AXIAL, 1), 1.0)
     assert [scan.name for scan in read_annotations(study)] == ["sub-01"], "a scan without slices need not be there"
 
 
 def test_newest_wins_where_slices_of_two_raters_cross(study: Path) -> None:
-    with Project.open(study, "Zoë") as first, Project.open(study, "Bo") as second:
+    with AnnotationSession.open(study, "Zoë") as first, AnnotationSession.open(study, "Bo") as second:
         first.complete(AXIAL, labels_for(AXIAL, 1), 1.0)
         second.complete(CORONAL, labels_for(CORONAL, 2), 1.0)
         (scan,) = read_annotations(study)
@@ -423,7 +423,7 @@ def test_every_file_is_synced_before_it_takes_its_place(study: Path, monkeypatch
         calls.append(("move", source.stat().st_ino))
         move(source, target)
 
-    with Project.open(study, "Anna") as project:
+    with AnnotationSession.open(study, "Anna") as project:
         project.complete(AXIAL, labels_for(AXIAL, 2), 1.0)
         monkeypatch.setattr(os, "fsync", watched_sync)
         monkeypatch.setattr(os, "replace", watched_move)

@@ -65,7 +65,15 @@ def test_the_whole_loop_with_its_report(model: Model, domain: tuple[Path, list[D
 
     def play(told: list[str]) -> dict[str, dict]:  # type: ignore[type-arg]
         return simulate(
-            tmp_path / "out", folder, names, folder, names, SETTINGS, model=str(model.folder), runs=2, tell=told.append
+            tmp_path / "out",
+            folder,
+            names,
+            folder,
+            names,
+            SETTINGS,
+            model=str(model.folder),
+            runs=2,
+            report=told.append,
         )
 
     results = play([])
@@ -96,11 +104,11 @@ def test_the_truth_is_revealed_on_the_planned_slices_alone(domain: tuple[Path, l
     planned = np.zeros(scan.labels.shape, bool)
     for s in plan.slices:
         planned[plane(scan.grid, s.axis, s.index)] = True
-    seen, judged = case.labels != UNKNOWN, case.held_out != UNKNOWN
-    assert judged.any() and seen.any() and not (seen & judged).any()
-    assert np.array_equal(seen | judged, planned)
+    seen, evaluated = case.labels != UNKNOWN, case.held_out != UNKNOWN
+    assert evaluated.any() and seen.any() and not (seen & evaluated).any()
+    assert np.array_equal(seen | evaluated, planned)
     assert np.array_equal(case.labels[seen], scan.labels[seen])
-    assert np.array_equal(case.held_out[judged], scan.labels[judged])
+    assert np.array_equal(case.held_out[evaluated], scan.labels[evaluated])
 
 
 def to_plan_of_truth(scan: DomainScan):  # type: ignore[no-untyped-def]

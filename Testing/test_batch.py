@@ -43,7 +43,7 @@ def study(newborn_files: dict[str, Path], tmp_path: Path) -> Path:
 def test_a_study_goes_on_after_a_failure_and_resumes(tiny: Segmenter, study: Path, tmp_path: Path) -> None:
     out, lines = tmp_path / "out", []
     scans = scans_of_bids(study)
-    first = run_study(tiny, scans, out, tell=lines.append)
+    first = run_study(tiny, scans, out, report=lines.append)
     assert (first.done, first.skipped, list(first.failed)) == (["sub-A_ses-1", "sub-A_ses-2"], [], ["sub-B"])
     assert first.exit_status == 3
     assert "sub-B_T2w.nii.gz" in first.failed["sub-B"] and "min left" in lines[0]
@@ -53,10 +53,10 @@ def test_a_study_goes_on_after_a_failure_and_resumes(tiny: Segmenter, study: Pat
     assert [line.split("\t")[:2] for line in table[1:]] == [["sub-A_ses-1", "40.1"], ["sub-A_ses-2", "40.1"]]
     assert json.loads((out / "dataset_description.json").read_text())["DatasetType"] == "derivative"
 
-    again = run_study(tiny, scans, out, tell=lines.append)
+    again = run_study(tiny, scans, out, report=lines.append)
     assert (again.done, again.skipped) == ([], ["sub-A_ses-1", "sub-A_ses-2"])
     assert result.stat().st_mtime_ns == stamp
-    other = run_study(tiny, scans[:1], out, SegmentOptions(uncertainty=True), tell=lines.append)
+    other = run_study(tiny, scans[:1], out, SegmentOptions(uncertainty=True), report=lines.append)
     assert other.done == ["sub-A_ses-1"]
     assert result.stat().st_mtime_ns > stamp
 
@@ -80,7 +80,7 @@ def test_the_age_by_the_model_stands_in_the_table(tmp_path: Path) -> None:
 def test_a_list_of_scans(tiny: Segmenter, newborn_files: dict[str, Path], tmp_path: Path) -> None:
     table = tmp_path / "scans.tsv"
     table.write_text(f"name\tt1\tt2\tage_weeks\none\t{newborn_files['t1']}\t\t40\ntwo\tmissing.nii.gz\t\tn/a\n")
-    result = run_study(tiny, scans_of_list(table), tmp_path / "out", tell=lambda _: None)
+    result = run_study(tiny, scans_of_list(table), tmp_path / "out", report=lambda _: None)
     assert (result.done, list(result.failed), result.exit_status) == (["one"], ["two"], 3)
     assert (tmp_path / "out" / "one" / "one_dseg.nii.gz").is_file()
     assert "2 of" not in result.summary() and "1 segmented" in result.summary()

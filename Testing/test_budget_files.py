@@ -18,7 +18,7 @@ from test_budget import BOX, box, newborn, settings
 
 from NeonatalSegLib.annotation.plan import BudgetSettings, Plan, PlannedSlice, plan_slices, read_plan
 from NeonatalSegLib.annotation.record import plane_shape
-from NeonatalSegLib.annotation.session import Project
+from NeonatalSegLib.annotation.session import AnnotationSession
 from NeonatalSegLib.cli.app import USER_ERROR, run
 from NeonatalSegLib.errors import NeonatalSegError
 
@@ -70,7 +70,7 @@ def test_json_there_and_back(selection: str, tmp_path: Path) -> None:
 
 def test_a_later_round_leaves_out_what_was_completed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     earlier = make_study(tmp_path, slices=(("axial", 5), ("axial", 11), ("axial", 14), ("coronal", 7)))
-    project = Project.open(earlier, rater="anna")
+    project = AnnotationSession.open(earlier, rater="anna")
     for planned in project.plan.slices:
         if planned.key != "sub-01/axial/14":  # planned, but nobody came to it
             labels = np.zeros(plane_shape(project.plan.grids["sub-01"], planned), np.uint8)

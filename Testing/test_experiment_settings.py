@@ -1,4 +1,4 @@
-"""What an experiment is made with: settings as files, and who trains and who is kept out."""
+"""What an experiment is made with: settings as files, and who trains and who is held out."""
 
 from __future__ import annotations
 

@@ -172,7 +172,7 @@ def test_baseline_on_a_scheduler_is_baseline_in_one(
     with dask_scheduler(tmp_path / "elsewhere") as (address, worker):
         with pytest.raises(NeonatalSegError, match=r"bad \(ValueError: -1 is negative\)"):
             run_jobs(
-                square, {"bad": {"n": -1}, "a": {"n": 2}}, "squares", config={}, scheduler=address, tell=told.append
+                square, {"bad": {"n": -1}, "a": {"n": 2}}, "squares", config={}, scheduler=address, report=told.append
             )
         assert len(told) == 2 and times_run(Path("squares"), "bad") == 1
         assert int(Path("squares/runs/a/trace").read_text()) == worker
@@ -258,7 +258,7 @@ def test_an_interrupted_experiment_goes_on(cache: Path, tmp_path: Path) -> None:
     assert (parts / "runs/full-run0/result.json").stat().st_mtime_ns == first
     other = dataclasses.replace(SETTINGS, split=SplitDesign(validation=1, test=2))
     with pytest.raises(NeonatalSegError, match=r"another configuration \(it differs in: split\)"):
-        run_experiment("baseline", None, other, parts, runs=2, cache=cache, tell=lambda _: None)
+        run_experiment("baseline", None, other, parts, runs=2, cache=cache, report=lambda _: None)
     run("age", cache, parts, runs=1)  # the same base line: it is not trained again
     assert (parts / "runs/full-run0/result.json").stat().st_mtime_ns == first
 
@@ -266,7 +266,7 @@ def test_an_interrupted_experiment_goes_on(cache: Path, tmp_path: Path) -> None:
 def test_too_few_subjects_are_told(cache: Path, tmp_path: Path) -> None:
     settings = dataclasses.replace(SETTINGS, budget=BudgetDesign(scans=3))
     with pytest.raises(NeonatalSegError, match="needs 9 training scans"):
-        run_experiment("budget", None, settings, tmp_path, runs=1, cache=cache, tell=lambda _: None)
+        run_experiment("budget", None, settings, tmp_path, runs=1, cache=cache, report=lambda _: None)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import torch
 from NeonatalSegLib.annotation.completed import read_annotations
 from NeonatalSegLib.annotation.new_study import start_study
 from NeonatalSegLib.annotation.plan import BudgetSettings, PlannedSlice, plane
-from NeonatalSegLib.annotation.session import Project
+from NeonatalSegLib.annotation.session import AnnotationSession
 from NeonatalSegLib.annotation.study import StudyScan
 from NeonatalSegLib.datasets.cache import build_cache
 from NeonatalSegLib.datasets.phantom import Phantom
@@ -51,7 +51,7 @@ def annotate(study: Path, labels: sitk.Image, count: int, rater: str = "anna") -
     """Complete the first ``count`` slices with the truth."""
     truth = sitk.GetArrayFromImage(labels)
     done = []
-    with Project.open(study, rater) as project:
+    with AnnotationSession.open(study, rater) as project:
         for item in project.items[:count]:
             s = item.slice
             project.start(s.key)
@@ -107,7 +107,7 @@ def test_slices_that_the_model_has_learned_do_not_judge_it() -> None:
     known = {s.key for s in slices[:12]}
     held = hold_out(slices, 0.2, 4, known)
     assert len(held) == 4 and not {s.key for s in held} & known
-    few = {s.key for s in slices[:18]}  # two new ones: both judge, and two old ones besides
+    few = {s.key for s in slices[:18]}  # two new ones: both evaluate, and two old ones besides
     held = hold_out(slices, 0.2, 4, few)
     assert len(held) == len({s.key for s in held}) == 4 and {s.key for s in slices[18:]} <= {s.key for s in held}
 

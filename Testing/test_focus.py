@@ -12,7 +12,7 @@ from NeonatalSegLib.experiments.robustness.alterations import Alteration, altere
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.preprocessing import Prepared, labels_on, prepare
 from NeonatalSegLib.scans.scan import make_scan
-from NeonatalSegLib.segmentation.second_look import RIM_MM, focused
+from NeonatalSegLib.segmentation.second_look import RIM_MM, crop_to_brain
 from NeonatalSegLib.segmentation.segmenter import Segmenter
 
 BRAIN_MM, CSF_MM = 20.0, 23.0
@@ -36,17 +36,17 @@ def ball(head_mm: float) -> tuple[Prepared, np.ndarray, np.ndarray]:
 
 def test_an_extracted_brain_is_not_looked_at_twice() -> None:
     prepared, labels, _ = ball(head_mm=CSF_MM + 1)
-    assert focused(prepared, labels) is None
+    assert crop_to_brain(prepared, labels) is None
 
 
 def test_a_scan_without_a_brain_is_not_looked_at_twice() -> None:
     prepared, labels, _ = ball(head_mm=36)
-    assert focused(prepared, np.zeros_like(labels)) is None
+    assert crop_to_brain(prepared, np.zeros_like(labels)) is None
 
 
 def test_a_speck_of_brain_is_nothing_to_go_by() -> None:
     prepared, labels, radius = ball(head_mm=36)
-    assert focused(prepared, np.where(radius < 10, labels, 0).astype(np.uint8)) is None
+    assert crop_to_brain(prepared, np.where(radius < 10, labels, 0).astype(np.uint8)) is None
 
 
 def test_what_lies_beyond_the_rim_is_masked_and_the_rest_is_scored_anew() -> None:
@@ -54,7 +54,7 @@ def test_what_lies_beyond_the_rim_is_masked_and_the_rest_is_scored_anew() -> Non
     labels = labels.copy()
     labels[(radius > 33) & (radius < 35)] = 1  # a first pass takes scalp for CSF ...
     labels[(radius > 31) & (radius < 36) & (labels == 0)] = 2  # ... and some of it for cortex
-    closer = focused(prepared, labels)
+    closer = crop_to_brain(prepared, labels)
     assert closer is not None
     shift = np.rint((np.asarray(closer.grid.origin_mm) - np.asarray(prepared.grid.origin_mm)) / 1.0).astype(int)[::-1]
     box = tuple(slice(s, s + n) for s, n in zip(shift, closer.grid.shape, strict=True))

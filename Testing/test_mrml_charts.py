@@ -10,7 +10,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent / "slicer" / "stand_ins"))
 import slicer_scene
 
-from NeonatalSegLib.mrml.finetune.charts import DICE, LOSS, TuningChart
+from NeonatalSegLib.mrml.finetune.charts import DICE, LOSS, FineTuneChart
 
 KINDS = ("vtkMRMLPlotChartNode", "vtkMRMLPlotSeriesNode", "vtkMRMLTableNode")
 
@@ -19,7 +19,7 @@ class ChartTest(unittest.TestCase):
     def setUp(self) -> None:
         self.scene = slicer_scene.new_scene()
         self.before = self.counts()
-        self.chart = TuningChart(self.scene)
+        self.chart = FineTuneChart(self.scene)
         self.addCleanup(self.chart.remove)
 
     def counts(self) -> list[int]:
@@ -111,7 +111,7 @@ class LayoutTest(unittest.TestCase):
                        self.layout.SlicerLayoutOneUpRedSliceView):  # fmt: skip
             self.layout.AddLayoutDescription(number, "<layout/>")
         self.layout.SetViewArrangement(self.layout.SlicerLayoutFourUpView)
-        self.chart = TuningChart(self.scene)
+        self.chart = FineTuneChart(self.scene)
         self.chart.start("first")
         self.chart.add([(0, 0.9, 0.5)])
 

@@ -4,33 +4,33 @@ from __future__ import annotations
 
 import pytest
 
-from NeonatalSegLib.panel.segment_state import BUSY, NO_INPUT, NO_RESULT, Device, Panel, Signal, State, duration
+from NeonatalSegLib.panel.segment_state import BUSY, NO_INPUT, NO_RESULT, Device, SegmentState, Signal, State, duration
 
 ROWS = [("CSF", 100.0), ("White matter", 150.0)]
 GPU = Device("cuda", "GPU: NVIDIA H200")
 CPU = Device("cpu", "CPU (2 threads)")
 
 
-def ready() -> Panel:
-    panel = Panel()
+def ready() -> SegmentState:
+    panel = SegmentState()
     panel.set_inputs("T1", "T2")
     return panel
 
 
-def running() -> Panel:
+def running() -> SegmentState:
     panel = ready()
     assert panel.start()
     return panel
 
 
-def done() -> Panel:
+def done() -> SegmentState:
     panel = running()
     panel.finished(ROWS)
     return panel
 
 
 def test_no_input_says_what_to_do() -> None:
-    view = Panel().view()
+    view = SegmentState().view()
     assert view.state is State.NO_INPUT
     assert (view.segment.enabled, view.segment.tool_tip, view.segment.text) == (False, NO_INPUT, "Segment")
     assert (view.export.enabled, view.export.tool_tip) == (False, NO_RESULT)
@@ -39,13 +39,13 @@ def test_no_input_says_what_to_do() -> None:
 
 @pytest.mark.parametrize("names", [("T1", ""), ("", "T2"), ("T1", "T2")])
 def test_either_input_is_enough(names: tuple[str, str]) -> None:
-    panel = Panel()
+    panel = SegmentState()
     panel.set_inputs(*names)
     assert panel.state is State.IDLE and panel.view().segment.enabled and panel.view().message == ""
 
 
 def test_unusable_input_is_refused_with_its_reason() -> None:
-    panel = Panel()
+    panel = SegmentState()
     panel.set_inputs("T1", "", "T1 holds no image data.")
     view = panel.view()
     assert not view.segment.enabled and view.segment.tool_tip == "T1 holds no image data." == view.message
@@ -120,9 +120,9 @@ def test_same_inputs_again_keep_the_message() -> None:
     assert panel.view().message == "Written."
 
 
-@pytest.mark.parametrize("make", [Panel, ready, running, done])
+@pytest.mark.parametrize("make", [SegmentState, ready, running, done])
 def test_scene_closed_from_everywhere(make: object) -> None:
-    panel: Panel = make()  # type: ignore[operator]
+    panel: SegmentState = make()  # type: ignore[operator]
     panel.scene_closed()
     view = panel.view()
     assert view.state is State.NO_INPUT and view.rows == () and not view.export.enabled and view.inputs.enabled
@@ -137,7 +137,7 @@ def test_result_loaded_with_a_scene_and_deleted() -> None:
 
 
 def test_device_line() -> None:
-    panel = Panel()
+    panel = SegmentState()
     assert "compute process" in panel.view().device
     panel.set_device_note("PyTorch is not installed yet.")
     assert panel.view().device == "PyTorch is not installed yet."
@@ -152,7 +152,7 @@ def test_device_line() -> None:
 
 
 def test_device_that_is_promised_but_does_not_work() -> None:
-    panel = Panel()
+    panel = SegmentState()
     panel.set_devices([Device("cuda", "GPU: Old One", False, "no kernel image"), CPU])
     assert panel.device_name == "cpu"
     assert panel.view().device == "CPU (2 threads); GPU: Old One cannot be used (no kernel image)"
@@ -161,7 +161,7 @@ def test_device_that_is_promised_but_does_not_work() -> None:
 
 
 def test_chosen_device_that_this_machine_does_not_have() -> None:
-    panel = Panel()
+    panel = SegmentState()
     panel.set_devices([GPU, CPU])
     panel.choose_device("mps")
     assert panel.device_name == "cuda"
@@ -176,7 +176,7 @@ def test_duration(seconds: float, text: str) -> None:
 
 
 def test_every_change_is_told() -> None:
-    panel, heard = Panel(), []
+    panel, heard = SegmentState(), []
     panel.changed.connect(lambda: heard.append(panel.state))
     panel.set_inputs("T1", "")
     panel.start()

@@ -139,7 +139,7 @@ class TestSynthesis:
         count = torch.bincount(labels.long().reshape(-1), minlength=10)
         ratios = []
         for seed in range(8):
-            young = torch.bincount(synthesis.younger(labels, chance(seed)).long().reshape(-1), minlength=10)
+            young = torch.bincount(synthesis.simulate_younger(labels, chance(seed)).long().reshape(-1), minlength=10)
             ratios.append((young / count)[[synthesis.CORTEX, synthesis.CSF, synthesis.VENTRICLES]])
         cortex, csf, ventricles = torch.stack(ratios).mean(0).tolist()
         assert cortex < 0.97

@@ -19,15 +19,15 @@ from NeonatalSegLib.segmentation.segmenter import Segmenter
 @pytest.mark.parametrize(("inputs", "floor"), [("t1+t2", 0.90), ("t2", 0.88), ("t1", 0.80)])
 def test_accuracy_on_kept_out_newborns(data_folder: Path, inputs: str, floor: float) -> None:
     segmenter = Segmenter(device="cpu")
-    kept_out = segmenter.model.metadata["neonatalseg"]["test_subjects"]
+    held_out = segmenter.model.metadata["neonatalseg"]["test_subjects"]
     scores = []
     for subject in find_subjects(data_folder / "alberts"):
-        if subject.name in kept_out:
+        if subject.name in held_out:
             scan = load_scan(subject.t1 if "t1" in inputs else None, subject.t2 if "t2" in inputs else None)
             found = sitk.GetArrayFromImage(segmenter.segment(scan).label_map)
             truth = sitk.GetArrayFromImage(sitk.ReadImage(str(subject.labels)))
             scores.append(mean_dice_no_background(dice_per_class(found, truth)))
-    assert len(scores) == len(kept_out) >= 3
+    assert len(scores) == len(held_out) >= 3
     assert np.mean(scores) >= floor
 
 

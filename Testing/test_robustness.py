@@ -296,7 +296,7 @@ def test_the_page_states_the_mean_of_the_matrix_and_what_was_done(finished: Path
     assert "--templates TEMPLATES --ages 30 --model first --design one-at-a-time --sample 2 --seed 0" in page
     for said in (
         "synthetic",
-        "Kept-out newborns: 1 (sub-1)",
+        "Held-out newborns: 1 (sub-1)",
         "one seed",
         "never resampled",
         "Several alterations at once",
@@ -352,8 +352,8 @@ def test_an_earlier_model_stands_beside_the_new_one(place: Path, finished: Path,
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"subjects": ["2"]}, "sub-2 is no kept-out subject: the model first trained on it"),
-        ({"subjects": ["sub-3"]}, "sub-3 is no kept-out subject: the model first was chosen on"),
+        ({"subjects": ["2"]}, "sub-2 is no held-out subject: the model first trained on it"),
+        ({"subjects": ["sub-3"]}, "sub-3 is no held-out subject: the model first was chosen on"),
         ({"subjects": ["4"]}, "sub-4 .* has no label map"),
         ({"subjects": ["5"]}, "no subject sub-5"),
         ({"design": "half"}, "no design 'half'"),

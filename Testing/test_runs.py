@@ -37,9 +37,9 @@ def times_run(out: Path, key: str) -> int:
 
 def test_finished_runs_are_not_run_again_and_more_can_be_added(tmp_path: Path) -> None:
     lines: list[str] = []
-    first = run_jobs(square, {"a": {"n": 2}}, tmp_path, config={"c": 1}, tell=lines.append)
+    first = run_jobs(square, {"a": {"n": 2}}, tmp_path, config={"c": 1}, report=lines.append)
     assert first == {"a": {"square": 4}}
-    both = run_jobs(square, {"b": {"n": 3}, "a": {"n": 2}}, tmp_path, config={"c": 1}, tell=lines.append)
+    both = run_jobs(square, {"b": {"n": 3}, "a": {"n": 2}}, tmp_path, config={"c": 1}, report=lines.append)
     assert list(both.items()) == [("b", {"square": 9}), ("a", {"square": 4})]
     assert (times_run(tmp_path, "a"), times_run(tmp_path, "b")) == (1, 1)
     assert any("1 of 2 runs are done already" in line for line in lines)
@@ -48,23 +48,23 @@ def test_finished_runs_are_not_run_again_and_more_can_be_added(tmp_path: Path) -
 def test_a_failed_run_is_named_and_the_others_are_run(tmp_path: Path) -> None:
     jobs = {"bad": {"n": -1}, "good": {"n": 5}}
     with pytest.raises(NeonatalSegError, match=r"1 of 2 runs failed: bad \(ValueError: -1 is negative\)"):
-        run_jobs(square, jobs, tmp_path, config={}, tell=lambda _: None)
+        run_jobs(square, jobs, tmp_path, config={}, report=lambda _: None)
     assert json.loads((tmp_path / "runs/good/result.json").read_text()) == {"square": 25}
     assert "ValueError" in (tmp_path / "runs/bad/error.txt").read_text()
     (tmp_path / "runs/bad/mended").touch()
-    assert run_jobs(square, jobs, tmp_path, config={}, tell=lambda _: None)["bad"] == {"square": 1}
+    assert run_jobs(square, jobs, tmp_path, config={}, report=lambda _: None)["bad"] == {"square": 1}
     assert (times_run(tmp_path, "good"), times_run(tmp_path, "bad")) == (1, 2)
     assert not (tmp_path / "runs/bad/error.txt").exists()
 
 
 def test_another_configuration_or_job_is_refused(tmp_path: Path) -> None:
-    run_jobs(square, {"a": {"n": 2}}, tmp_path, config={"steps": 1}, tell=lambda _: None)
+    run_jobs(square, {"a": {"n": 2}}, tmp_path, config={"steps": 1}, report=lambda _: None)
     with pytest.raises(NeonatalSegError, match=r"another configuration \(it differs in: steps\)"):
-        run_jobs(square, {"a": {"n": 2}}, tmp_path, config={"steps": 2}, tell=lambda _: None)
+        run_jobs(square, {"a": {"n": 2}}, tmp_path, config={"steps": 2}, report=lambda _: None)
     with pytest.raises(NeonatalSegError, match=r"another job \(it differs in: n\)"):
-        run_jobs(square, {"a": {"n": 3}}, tmp_path, config={"steps": 1}, tell=lambda _: None)
+        run_jobs(square, {"a": {"n": 3}}, tmp_path, config={"steps": 1}, report=lambda _: None)
     with pytest.raises(NeonatalSegError, match="cannot be called"):
-        run_jobs(square, {"../x": {"n": 3}}, tmp_path, config={"steps": 1}, tell=lambda _: None)
+        run_jobs(square, {"../x": {"n": 3}}, tmp_path, config={"steps": 1}, report=lambda _: None)
     assert times_run(tmp_path, "a") == 1
 
 
@@ -72,9 +72,9 @@ def test_dask_processes_give_the_same_results(tmp_path: Path) -> None:
     pytest.importorskip("distributed")
     jobs: dict[str, dict[str, Any]] = {f"n{n}": {"n": n} for n in (-4, 2, 3)}
     with pytest.raises(NeonatalSegError, match=r"1 of 3 runs failed: n-4 \(ValueError: -4 is negative\)"):
-        run_jobs(square_with_help, jobs, tmp_path, config={}, parallel=2, tell=lambda _: None)
+        run_jobs(square_with_help, jobs, tmp_path, config={}, parallel=2, report=lambda _: None)
     workers = {int((tmp_path / "runs" / key / "trace").read_text()) for key in jobs}
     assert os.getpid() not in workers
     del jobs["n-4"]
-    results = run_jobs(square, jobs, tmp_path, config={}, tell=lambda _: None)
+    results = run_jobs(square, jobs, tmp_path, config={}, report=lambda _: None)
     assert results == {"n2": {"square": 4}, "n3": {"square": 9}}

@@ -1,4 +1,4 @@
-"""Training: reproducible patches, resuming, what is kept out, and a model at the end that segments."""
+"""Training: reproducible patches, resuming, what is held out, and a model at the end that segments."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_a_run_does_not_start_from_a_model_that_knows_its_test_newborns(
 ) -> None:
     model = train(cache, SETTINGS, tmp_path / "first", workers=0).save(tmp_path / "model")  # trained on sub-A and sub-B
     leaking = dataclasses.replace(SETTINGS, start=str(model.folder), test=("sub-B",))
-    with pytest.raises(NeonatalSegError, match="was trained on sub-B, which this run keeps out"):
+    with pytest.raises(NeonatalSegError, match="was trained on sub-B, which this run holds out"):
         train(cache, leaking, tmp_path / "second", workers=0)
     fair = dataclasses.replace(SETTINGS, start=str(model.folder))
     going_on = train([s for s in cache if s.name != "sub-B"], fair, tmp_path / "third", workers=0)

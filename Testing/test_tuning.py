@@ -9,8 +9,8 @@ from NeonatalSegLib.models import store
 from NeonatalSegLib.models.bundle import find_model, save_model
 from NeonatalSegLib.models.scores import Scores, Version, list_versions
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
-from NeonatalSegLib.panel.finetune_state import State, Strategy, Tuning
-from NeonatalSegLib.panel.segment_state import Panel
+from NeonatalSegLib.panel.finetune_state import FineTuneState, State, Strategy
+from NeonatalSegLib.panel.segment_state import SegmentState
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 BEFORE = {t.key: 0.5 + 0.01 * t.index for t in PHYSIOLOGICAL}
@@ -34,15 +34,15 @@ RESULT: dict[str, Any] = {
 CANDIDATE = Version("base-ft001", "candidate", "deep", "base", Scores.of(RESULT))
 
 
-def tuning() -> Tuning:
+def tuning() -> FineTuneState:
     """One with a study of which slices are completed."""
-    made = Tuning()
+    made = FineTuneState()
     made.set_store("base", [])
     made.set_study("study", 11, 33)
     return made
 
 
-def finished(**changes: Any) -> Tuning:
+def finished(**changes: Any) -> FineTuneState:
     made = tuning()
     assert made.start()
     made.set_store("base", [CANDIDATE] if changes.get("model", "there") else [])
@@ -51,7 +51,7 @@ def finished(**changes: Any) -> Tuning:
 
 
 def test_without_a_study_it_says_where_to_get_one() -> None:
-    made = Tuning()
+    made = FineTuneState()
     view = made.view()
     assert (made.state, view.start.enabled, view.study) == (State.NO_STUDY, False, "none chosen")
     assert "Annotate section" in view.message and view.start.tool_tip == view.message
@@ -59,7 +59,7 @@ def test_without_a_study_it_says_where_to_get_one() -> None:
 
 
 def test_a_study_without_completed_slices_cannot_start() -> None:
-    made = Tuning()
+    made = FineTuneState()
     made.set_study("study", 0, 33)
     assert made.state is State.READY
     assert "No slice" in made.view().message and not made.view().start.enabled
@@ -68,7 +68,7 @@ def test_a_study_without_completed_slices_cannot_start() -> None:
 
 
 def test_a_study_that_cannot_be_read_is_told_as_a_notice() -> None:
-    made = Tuning()
+    made = FineTuneState()
     made.set_study("study", refusal="There is no study in /x.")
     assert (made.view().message, made.view().kind) == ("There is no study in /x.", "warning")
     assert not made.start()
@@ -200,7 +200,7 @@ def test_a_chosen_version_changes_nothing_but_what_is_shown() -> None:
 
 
 def test_strategies_with_their_share() -> None:
-    made = Tuning()
+    made = FineTuneState()
     assert [name for _, name in made.view().strategies] == ["none", "shallow", "medium", "deep", "full", "scratch"]
     assert made.view().strategies[1][0] == "shallow" and "Trains everything" in made.view().strategy_text
     made.set_strategies([Strategy("shallow", "the bottleneck", 4_096_000, 16_384_000, 25.0), Strategy("none", "as is")])
@@ -220,7 +220,7 @@ def test_the_compute_process_does_one_thing_at_a_time() -> None:
     assert not made.start() and made.view().message == "A segmentation is running."
     made.set_occupied("")
     assert made.start()
-    panel = Panel()
+    panel = SegmentState()
     panel.set_inputs("T1", "")
     panel.set_occupied("A fine-tuning is under way.")
     assert not panel.start() and not panel.view().segment.enabled

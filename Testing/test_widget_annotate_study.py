@@ -19,7 +19,7 @@ from test_widget_annotate import AnnotateCase
 sys.path.insert(0, str(Path(__file__).resolve().parent / "slicer" / "stand_ins"))
 from scripted_engine import HELLO
 
-from NeonatalSegLib.annotation.session import Project
+from NeonatalSegLib.annotation.session import AnnotationSession
 from NeonatalSegLib.mrml.annotate.annotation_view import MASK_ID
 from NeonatalSegLib.mrml.annotate.study_volumes import lies_on, scan_volumes
 from NeonatalSegLib.scans.grid import AXES
@@ -62,7 +62,7 @@ class LastingTest(AnnotateCase):
         edited = self.labels()
         self.scene.Clear(0)
         self.assertIsNone(self.panel.project)
-        with Project.open(self.study, "Anna") as project:
+        with AnnotationSession.open(self.study, "Anna") as project:
             np.testing.assert_array_equal(project.label_plane(FIRST), edited)
         self.views = {axis: add_slice_view(self.scene, axis) for axis in AXES}
         self.open()
@@ -148,7 +148,7 @@ class ErrorTest(AnnotateCase):
         self.assertIsNone(self.panel.project)
 
     def test_open_elsewhere(self) -> None:
-        with Project.open(self.study, "Anna"):
+        with AnnotationSession.open(self.study, "Anna"):
             self.open()
         self.assertIn("has this study open", self.text("annotateMessageLabel"))
 

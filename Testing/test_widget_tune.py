@@ -20,7 +20,7 @@ from scripted_engine import HELLO
 from test_widget import REPLACED, WidgetCase
 
 from NeonatalSegLib.annotation.plan import BudgetSettings, ScanToPlan, plan_slices
-from NeonatalSegLib.annotation.session import Project, create_project
+from NeonatalSegLib.annotation.session import AnnotationSession, create_study
 from NeonatalSegLib.annotation.study import StudyScan
 from NeonatalSegLib.datasets.phantom import Phantom, draw_newborn
 from NeonatalSegLib.models import store
@@ -57,7 +57,7 @@ def make_study(folder: Path, newborn: Phantom, done: int, planned: int = 8) -> P
     labels = sitk.GetArrayFromImage(newborn.labels)
     scan = ScanToPlan("newborn", Grid.of(newborn.t2), labels > 0)
     plan = plan_slices([scan], BudgetSettings(planned, "slices"))
-    create_project(folder, plan, [StudyScan("newborn", files["t1"], files["t2"], 40.0)])
+    create_study(folder, plan, [StudyScan("newborn", files["t1"], files["t2"], 40.0)])
     complete(folder, newborn, done)
     return folder
 
@@ -65,7 +65,7 @@ def make_study(folder: Path, newborn: Phantom, done: int, planned: int = 8) -> P
 def complete(folder: Path, newborn: Phantom, number: int) -> None:
     """Complete the next ``number`` slices with the true labels."""
     labels = sitk.GetArrayFromImage(newborn.labels)
-    with Project.open(folder, "Anna") as project:
+    with AnnotationSession.open(folder, "Anna") as project:
         for _ in range(number):
             key = project.next_key()
             assert key is not None

@@ -28,7 +28,7 @@ INPUTS = {"T1+T2": ("t1", "t2"), "T2": ("t2",), "T1": ("t1",)}
 MARKS = ("<!-- figures -->", "<!-- end of figures -->")
 
 
-def judge(
+def evaluate(
     segmenter: Segmenter, subjects: list[Subject], contrasts: tuple[str, ...]
 ) -> tuple[Evaluation, list[tuple[float, float]]]:
     """Segment every subject with these contrasts and compare with its labels; also its (true, told) age in weeks."""
@@ -106,9 +106,9 @@ def main() -> None:
     subjects = [s for s in found if s.name in facts["test_subjects"]]
     training = {s.name: s.age_weeks for s in found if s.name in facts["training_subjects"]}
     ages = ", ".join(f"{s.name.removeprefix('sub-')} ({s.age_weeks:g} weeks)" for s in subjects)
-    parts, figures = [f"Kept out of training and of every choice: {ages}. One model, one seed."], {}
+    parts, figures = [f"Held out of training and of every choice: {ages}. One model, one seed."], {}
     for name, contrasts in INPUTS.items():
-        evaluation, ages = judge(segmenter, subjects, contrasts)
+        evaluation, ages = evaluate(segmenter, subjects, contrasts)
         age = age_figures(ages, training)
         figures[name] = figures_of(evaluation) | age
         tables = [f"**{name}**", evaluation.table1(), evaluation.table2(), age_text(age)]

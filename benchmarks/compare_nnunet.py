@@ -11,7 +11,7 @@ There are no figures of this comparison.
 
 prepare: writes nnU-Net's raw data set from the subjects on which MODEL was trained (phantoms and age templates are left
 out: the peer does not get them), with MODEL's validation subject as the validation of the only fold. As in any fold of
-nnU-Net, the planning sees that subject too. Kept-out subjects are not written.
+nnU-Net, the planning sees that subject too. Held-out subjects are not written.
 
 train: nnU-Net's planning and preprocessing as they come (default planner, 3d_fullres, default trainer), then training
 for at most --minutes. nnU-Net's length is a number of epochs (1000), and its learning rate falls with the epoch. Here
@@ -21,7 +21,7 @@ the machine's speed varies. No epoch is begun that would, at the length of the l
 is run in any case. Planning and preprocessing are not counted, nor is the making of our cache. The weights of the last
 epoch are used, as nnU-Net does.
 
-score: every kept-out newborn under every cell of ``neonatalseg experiment robustness`` (same code, same seed), as
+score: every held-out newborn under every cell of ``neonatalseg experiment robustness`` (same code, same seed), as
 NIfTI files for ``nnUNetv2_predict`` with its defaults. What differs from our model's way, to be told with the figures:
 
 - A missing contrast is an array of zeros. nnU-Net as it comes is not trained with missing contrasts.
@@ -70,7 +70,7 @@ from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.evaluation.folders import markdown_table
 from NeonatalSegLib.experiments.annotator.simulation import dsc_merged
 from NeonatalSegLib.experiments.robustness.alterations import FACTORS, Alteration, altered, scaled
-from NeonatalSegLib.experiments.robustness.matrix import CONTRASTS, Source, alterations, kept_out, make_jobs
+from NeonatalSegLib.experiments.robustness.matrix import CONTRASTS, Source, alterations, held_out, make_jobs
 from NeonatalSegLib.experiments.robustness.report import read_earlier
 from NeonatalSegLib.files.atomic import write_file
 from NeonatalSegLib.models.bundle import DEFAULT_MODEL, Model, find_model
@@ -86,7 +86,7 @@ def split_subjects(model: Model, data: Path) -> tuple[list[Subject], list[Subjec
     """The newborns on disk on which the model was trained, and those on which its weights were chosen.
 
     Raises:
-        NeonatalSegError: one of them is also kept out (in any session), is not in ``data``, or lacks a file.
+        NeonatalSegError: one of them is also held out (in any session), is not in ``data``, or lacks a file.
     """
     facts = model.metadata["neonatalseg"]
     known = {s.name: s for s in find_subjects(data)}
@@ -97,7 +97,7 @@ def split_subjects(model: Model, data: Path) -> tuple[list[Subject], list[Subjec
         if both := sorted(n for n in names if n.split("_")[0] in test):
             raise NeonatalSegError(
                 f"{both[0]} is among the {key} of the model {model.name} and among its test subjects: nothing that is "
-                "trained on it can be judged on it. Expected each newborn on one side; correct the metadata."
+                "trained on it can be evaluated on it. Expected each newborn on one side; correct the metadata."
             )
         if not names:
             raise NeonatalSegError(f"The model {model.name} states no {key}: it cannot be said what the peer may see.")
@@ -267,7 +267,7 @@ def write_tables(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], wo
     lines.append(["mean of these cells", "", *means, ""])
     text = f"""# nnU-Net beside NeonatalSeg
 
-Mean DSC over the eight tissues, mean over the kept-out newborns; one training each. nnU-Net {facts["nnunetv2"]},
+Mean DSC over the eight tissues, mean over the held-out newborns; one training each. nnU-Net {facts["nnunetv2"]},
 {CONFIGURATION}: {facts["epochs"]} epochs of {facts["iterations_per_epoch"]} steps in {facts["seconds"] / 60:.1f} of
 {facts["minutes_allowed"]:g} minutes on {facts["device"]}. It got zeros for a missing contrast, and was not trained for
 that.
@@ -318,7 +318,7 @@ def refuse_known(names: Sequence[str], work: Path) -> None:
 
 def score(given: argparse.Namespace) -> None:
     model = find_model(given.model)
-    sources = kept_out(given.data, [], model)
+    sources = held_out(given.data, [], model)
     refuse_known([s.name for s in sources], given.work)
     results = given.work / "results" / DATASET / f"nnUNetTrainer__nnUNetPlans__{CONFIGURATION}"
     file = results / f"fold_{FOLD}" / "training.json"

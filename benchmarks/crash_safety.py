@@ -26,7 +26,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from NeonatalSegLib.annotation.plan import AXES, BudgetSettings, Plan, PlannedSlice, plane, position_mm, voxel_axis
-from NeonatalSegLib.annotation.session import Project, StudyScan, create_project, read_annotations
+from NeonatalSegLib.annotation.session import AnnotationSession, StudyScan, create_study, read_annotations
 from NeonatalSegLib.scans.grid import Grid
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,7 +51,7 @@ def make_study(folder: Path) -> Plan:
     )
     plan = Plan(slices, {SCAN: GRID}, BudgetSettings(len(slices), "slices", axis="mixed"))
     prefill = generator.integers(0, 10, GRID.shape, np.uint8)
-    create_project(folder / "study", plan, [StudyScan(SCAN, None, image, 40.0)], {SCAN: prefill})
+    create_study(folder / "study", plan, [StudyScan(SCAN, None, image, 40.0)], {SCAN: prefill})
     return plan
 
 
@@ -64,7 +64,7 @@ def pattern(planned: PlannedSlice, number: int) -> np.ndarray:
 def work(folder: Path, first: int) -> None:
     """What the child does until it is killed."""
     print("opening", flush=True)
-    project = Project.open(folder, RATER)
+    project = AnnotationSession.open(folder, RATER)
     for number in itertools.count(first):
         key = project.next_key()
         if key is None:
@@ -126,7 +126,7 @@ class Campaign:
                 figures.completed += word == "completed"
         begun = said[-1] if said and said[-1][0] in ("complete", "reopen") else None
         try:
-            with Project.open(self.study, RATER) as project:
+            with AnnotationSession.open(self.study, RATER) as project:
                 figures.reopenings += 1
                 self.compare(project, begun, figures)
         except Exception as error:  # a figure like any other: told, and the campaign goes on
@@ -160,7 +160,7 @@ class Campaign:
         if word == "completed":
             self.done[key] = number
 
-    def compare(self, project: Project, begun: list[str] | None, figures: Figures) -> None:
+    def compare(self, project: AnnotationSession, begun: list[str] | None, figures: Figures) -> None:
         """The opened study against what was said; work that was begun may have been done or not."""
         states = {item.slice.key: item.state for item in project.items}
         if begun is not None:

@@ -19,7 +19,7 @@ import SimpleITK as sitk
 
 from NeonatalSegLib.annotation.new_study import start_study
 from NeonatalSegLib.annotation.plan import BudgetSettings, plane
-from NeonatalSegLib.annotation.session import Project
+from NeonatalSegLib.annotation.session import AnnotationSession
 from NeonatalSegLib.annotation.study import StudyScan
 from NeonatalSegLib.datasets.bids import find_subjects
 from NeonatalSegLib.datasets.cache import read_labels
@@ -41,7 +41,7 @@ def main() -> None:
         scan = StudyScan(subject.name, subject.t1, subject.t2, subject.age_weeks)
         start_study(folder / "study", [scan], settings, prefill="empty")
         truth = sitk.GetArrayFromImage(read_labels(subject.labels))
-        with Project.open(folder / "study", "truth") as project:
+        with AnnotationSession.open(folder / "study", "truth") as project:
             for item in project.items:
                 s = item.slice
                 project.start(s.key)

@@ -1,4 +1,4 @@
-"""Models between two models: their weights averaged, judged on the validation newborn.
+"""Models between two models: their weights averaged, evaluated on the validation newborn.
 
     python benchmarks/mix_models.py --old neonatal-t1t2 --new runs/neonatal-robust/model
         --data ../shared/data/alberts --shares 0,0.35,0.6,1 --out runs/neonatal-robust/mixed
@@ -54,7 +54,7 @@ def mixed(old: Model, new: Model, share: float, folder: Path) -> Model:
     return save_model(network, new.network, folder, description=new.description, facts=facts)
 
 
-def judge(model: Model, data: Path, name: str) -> list[float]:
+def evaluate(model: Model, data: Path, name: str) -> list[float]:
     """Mean DSC of the eight tissues in every cell."""
     subject = {s.name: s for s in find_subjects(data)}[name]
     assert subject.labels is not None
@@ -84,7 +84,7 @@ def main() -> None:
     print(f"| share of new | {' | '.join(CELLS)} | mean |\n|---|{'---:|' * (len(CELLS) + 1)}")
     for share in map(float, arguments.shares.split(",")):
         model = mixed(old, new, share, arguments.out.with_name(f"{arguments.out.name}-{share:g}"))
-        scores = judge(model, arguments.data, newborn)
+        scores = evaluate(model, arguments.data, newborn)
         cells = " | ".join(f"{score:.4f}" for score in scores)
         print(f"| {share:g} | {cells} | {np.mean(scores):.4f} |", flush=True)
 

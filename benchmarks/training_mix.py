@@ -3,9 +3,9 @@
     python benchmarks/training_mix.py --data ../shared/data/alberts --out runs/mix [--steps 500] [--seeds 2]
         [--mixes plain,real,mixed,synthetic]
 
-Small networks (1.6 mm, patches of 48 voxels) are trained from random weights with one mix each and judged on validation
-newborns that none of them saw and that are not the test newborns of the shipped model, as they are and altered. It
-compares mixes with each other at this size; it does not say what the shipped model reaches.
+Small networks (1.6 mm, patches of 48 voxels) are trained from random weights with one mix each and evaluated on
+validation newborns that none of them saw and that are not the test newborns of the shipped model, as they are and
+altered. It compares mixes with each other at this size; it does not say what the shipped model reaches.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ CELLS: dict[str, tuple[Alteration, str]] = {
 }
 
 
-def judge(model: Path, data: Path) -> dict[str, float]:
+def evaluate(model: Path, data: Path) -> dict[str, float]:
     """Mean DSC of the eight tissues in every cell, over the validation newborns."""
     segmenter = Segmenter(model)
     found = {s.name: s for s in find_subjects(data)}
@@ -90,7 +90,7 @@ def main() -> None:
                     seed=seed, randomisation=MIXES[mix],
                 )  # fmt: skip
                 model = train(cache, settings, folder).save(folder / "model")
-                (folder / "cells.json").write_text(json.dumps(judge(model.folder, arguments.data)), encoding="utf-8")
+                (folder / "cells.json").write_text(json.dumps(evaluate(model.folder, arguments.data)), encoding="utf-8")
             rows.setdefault(mix, []).append(json.loads((folder / "cells.json").read_text(encoding="utf-8")))
     print(f"| mix (seeds: {arguments.seeds}) | {' | '.join(CELLS)} | mean |\n|---|{'---:|' * (len(CELLS) + 1)}")
     for mix, found in rows.items():

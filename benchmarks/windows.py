@@ -1,4 +1,4 @@
-"""Window size and overlap against accuracy, on the newborn that chose the checkpoint (never on the kept-out ones).
+"""Window size and overlap against accuracy, on the newborn that chose the checkpoint (never on the held-out ones).
 
 python benchmarks/windows.py --data ../shared/data/alberts
 """

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from NeonatalSegLib.annotation.plan import PlannedSlice
-from NeonatalSegLib.annotation.record import NOTE, Record, Saved, laid_in, mask_of, read_record
+from NeonatalSegLib.annotation.record import NOTE, Record, Saved, mask_of, read_record, with_slices_written
 from NeonatalSegLib.annotation.study import Study, StudyScan, note_of, read_labels, read_study
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.scans.grid import Grid
@@ -83,7 +83,7 @@ def _annotated(study: Study, scan: StudyScan, records: dict[str, Record]) -> Ann
         newest.pop(saved.slice.key, None)
         newest[saved.slice.key] = saved
     grid = study.plan.grids[scan.name]
-    labels = laid_in(np.zeros(grid.shape, np.uint8), grid, newest.values())
+    labels = with_slices_written(np.zeros(grid.shape, np.uint8), grid, newest.values())
     slices = tuple(planned for planned in study.plan.for_scan(scan.name) if planned.key in newest)
     whose = tuple(sorted({saved.rater for saved in newest.values()}))
     return AnnotatedScan(scan.name, scan.t1, scan.t2, scan.age_weeks, grid, labels, slices, whose)
@@ -100,7 +100,7 @@ def _check_label_map(study: Study, rater: str, record: Record, scan: str) -> Non
         return  # from before a kill, or just being replaced: the ledger is ahead of it
     labels = read_labels(path, grid)
     inside = mask_of(grid, (saved.slice for saved in completed)).astype(bool)
-    expected = laid_in(np.zeros_like(labels), grid, completed)
+    expected = with_slices_written(np.zeros_like(labels), grid, completed)
     if (labels != expected)[inside].any() and note_of(path) == note:
         raise NeonatalSegError(
             f"The label map {path} was changed by another program: it differs from the slices that {rater} completed. "

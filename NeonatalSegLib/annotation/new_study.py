@@ -3,7 +3,7 @@
 Example:
     >>> scans = [StudyScan("sub-01", Path("sub-01_T1w.nii.gz"), Path("sub-01_T2w.nii.gz"), 40.3)]  # doctest: +SKIP
     >>> started = start_study("study", scans, BudgetSettings(10, "percent"), segmenter=Segmenter())  # doctest: +SKIP
-    >>> project = Project.open(started.folder, rater="anna")  # doctest: +SKIP
+    >>> project = AnnotationSession.open(started.folder, rater="anna")  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from NeonatalSegLib.annotation.plan import BudgetSettings, Plan, ScanToPlan, plan_slices
-from NeonatalSegLib.annotation.study import CREATING, MAY_BE_THERE, StudyScan, check_name, create_project
+from NeonatalSegLib.annotation.study import CREATING, MAY_BE_THERE, StudyScan, check_name, create_study
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.preprocessing import foreground
@@ -37,7 +37,7 @@ class StartedStudy:
     """What :func:`start_study` made.
 
     Attributes:
-        folder: of the study; ``Project.open(folder, rater)`` opens it.
+        folder: of the study; ``AnnotationSession.open(folder, rater)`` opens it.
         model_name, model_hash: what pre-filled or chose the slices, "" where no model was used.
         warnings: in words, each beginning with the scan's name.
     """
@@ -86,7 +86,7 @@ def start_study(
     facts = {"prefill": prefill, "model_name": planned.model_name, "model_hash": planned.model_hash}
     chosen = {s.scan for s in planned.plan.slices}
     prefills = _Prefills({k: v for k, v in planned.labels.items() if k in chosen}, planned.plan.grids)
-    create_project(folder, planned.plan, scans, prefills if prefill == "model" else {}, facts)
+    create_study(folder, planned.plan, scans, prefills if prefill == "model" else {}, facts)
     return StartedStudy(folder, planned.plan, planned.model_name, planned.model_hash, planned.warnings)
 
 

@@ -41,7 +41,7 @@ class SliceItem:
         changed_voxels: in the last completion, against the pre-fill.
         note: why it was flagged.
         saved: True where labels of it were saved: a reopened slice, or one left unfinished, goes on from
-            :meth:`Project.label_plane`.
+            :meth:`AnnotationSession.label_plane`.
         draft_seconds: worked on a slice left unfinished, since it was begun; they count into the next completion.
     """
 
@@ -207,7 +207,7 @@ def check_plane(labels: np.ndarray, seconds: float, planned: PlannedSlice, grid:
     return labels
 
 
-def laid_in(base: np.ndarray, grid: Grid, saved: Iterable[Saved]) -> np.ndarray:
+def with_slices_written(base: np.ndarray, grid: Grid, saved: Iterable[Saved]) -> np.ndarray:
     """A copy of ``base`` (z, y, x) with slices laid into it one after the other: the last wins where they cross."""
     out = base.copy()
     for s in saved:

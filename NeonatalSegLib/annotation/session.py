@@ -2,15 +2,16 @@
 
 A rater's folder holds ``ledger.jsonl``, one line for every slice begun, done, skipped, flagged or reopened (see
 :mod:`NeonatalSegLib.annotation.record`). The line of a completed slice carries its labels; it is on the medium before
-:meth:`Project.complete` returns, and it alone decides what is completed. ``<scan>_dseg.nii.gz`` (the pre-fill with the
-completed slices in it) and ``<scan>_desc-annotated_mask.nii.gz`` (1 in completed slices) are made from it for other
-programs: staged before the line, moved to their places after it, made again on opening where a kill came between.
+:meth:`AnnotationSession.complete` returns, and it alone decides what is completed. ``<scan>_dseg.nii.gz`` (the
+pre-fill with the completed slices in it) and ``<scan>_desc-annotated_mask.nii.gz`` (1 in completed slices) are made
+from it for other programs: staged before the line, moved to their places after it, made again on opening where a kill
+came between.
 
 Two completed slices that cross: each keeps all its labels in the ledger, and where both lie the label map shows those
 completed last. A slice that loses voxels to another stays completed, and has them back when the other is reopened.
 
 Example:
-    >>> with Project.open("study", "Anna") as project:  # doctest: +SKIP
+    >>> with AnnotationSession.open("study", "Anna") as project:  # doctest: +SKIP
     ...     while (key := project.next_key()) is not None:
     ...         project.start(key)
     ...         labels = edit(project.prefill(key, "model"))
@@ -37,17 +38,17 @@ from NeonatalSegLib.annotation.record import (
     Saved,
     SliceItem,
     check_plane,
-    laid_in,
     mask_of,
     plane_shape,
     read_record,
+    with_slices_written,
 )
 from NeonatalSegLib.annotation.study import (
     FORMAT,
     Study,
     StudyScan,
     check_name,
-    create_project,
+    create_study,
     note_of,
     read_study,
     stage_labels,
@@ -57,7 +58,7 @@ from NeonatalSegLib.files import atomic
 from NeonatalSegLib.scans.grid import Grid
 
 __all__ = [
-    "AnnotatedScan", "Project", "SliceItem", "StudyProgress", "StudyScan", "create_project", "read_annotations",
+    "AnnotatedScan", "AnnotationSession", "SliceItem", "StudyProgress", "StudyScan", "create_study", "read_annotations",
 ]  # fmt: skip
 PREFILLS = ("model", "empty", "neighbour")
 LEFT = ("to do", "in progress")
@@ -82,7 +83,7 @@ class StudyProgress:
         return f"{text}, about {hours} left"
 
 
-class Project:
+class AnnotationSession:
     """A study as one rater works on it; made by :meth:`open`.
 
     Planes are 2D uint8 arrays with labels 0-9, cut from an array (z, y, x) by :func:`NeonatalSegLib.budget.plane`.
@@ -92,7 +93,7 @@ class Project:
     """
 
     @classmethod
-    def open(cls, folder: str | Path, rater: str) -> Project:
+    def open(cls, folder: str | Path, rater: str) -> AnnotationSession:
         """Begin or go on with a study.
 
         Raises:
@@ -148,7 +149,7 @@ class Project:
             except NeonatalSegError as error:
                 self.warnings.append(str(error))
 
-    def __enter__(self) -> Project:
+    def __enter__(self) -> AnnotationSession:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -230,7 +231,7 @@ class Project:
         else:
             start = self._start_of(planned.scan)[cut].copy()
         crossed = mask_of(grid, (saved.slice for saved in done))[cut].astype(bool)
-        start[crossed] = laid_in(self._start_of(planned.scan), grid, done)[cut][crossed]
+        start[crossed] = with_slices_written(self._start_of(planned.scan), grid, done)[cut][crossed]
         self._given[key] = start
         return start.copy()
 
@@ -411,7 +412,7 @@ class Project:
 
     def _label_map(self, record: Record, scan: str) -> np.ndarray:
         drafts, done = record.of_scan(scan)
-        return laid_in(self._start_of(scan), self.plan.grids[scan], [*drafts, *done])
+        return with_slices_written(self._start_of(scan), self.plan.grids[scan], [*drafts, *done])
 
     def _mask(self, record: Record, scan: str) -> np.ndarray:
         return mask_of(self.plan.grids[scan], (saved.slice for saved in record.of_scan(scan)[1]))

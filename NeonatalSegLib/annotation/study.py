@@ -47,7 +47,7 @@ class StudyScan:
     def reference(self) -> Path:
         """The image on whose grid annotations lie: T2 where there is one, else T1."""
         path = self.t2 if self.t2 is not None else self.t1
-        assert path is not None  # create_project and read_study refuse a scan without images
+        assert path is not None  # create_study and read_study refuse a scan without images
         return path
 
 
@@ -94,7 +94,7 @@ class Study:
         self.plan.check_scan(scan.name, grid_of(scan.reference))
 
 
-def create_project(
+def create_study(
     folder: str | Path,
     plan: Plan,
     scans: Sequence[StudyScan],

@@ -1,7 +1,8 @@
 """What scanners and heads do to a scan, for training: size and pose, slices, coils, motion, noise, masking.
 
 Plain torch on the device of the arrays; every draw comes from one generator. The evaluation matrix alters scans by code
-of its own (``experiments/robustness/alterations.py``), so that a model is not judged by what drew its training images.
+of its own (``experiments/robustness/alterations.py``), so that a model is not evaluated by what drew its
+training images.
 """
 
 from __future__ import annotations

@@ -21,9 +21,9 @@ from NeonatalSegLib.augmentation.synthesis import (
     clusters,
     head_shells,
     random_contrast,
+    simulate_younger,
     smooth_field,
     uniform,
-    younger,
 )
 from NeonatalSegLib.errors import NeonatalSegError
 
@@ -165,7 +165,7 @@ class Randomisation:
         if guide is None or uniform(generator, 0, 1) < 0.3:
             guide = smooth_field(tuple(labels.shape), 12, generator, labels.device)
         if uniform(generator, 0, 1) < self.settings.younger:
-            labels = younger(labels, generator)
+            labels = simulate_younger(labels, generator)
         parts = clusters(labels, guide, generator)
         return labels, [random_contrast(parts, generator) for _ in range(2)]
 

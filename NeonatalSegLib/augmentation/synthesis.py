@@ -44,7 +44,7 @@ def blur(volumes: torch.Tensor, sigma: float) -> torch.Tensor:
     return out[:, 0]
 
 
-def younger(labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def simulate_younger(labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """A label map (z, y, x) uint8 with a smoother and thinner cortex, and larger ventricles and CSF spaces.
 
     The classes' blurred shares of a voxel are weighted before the largest is taken: blurring evens out the folds, the

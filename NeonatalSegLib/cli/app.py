@@ -117,14 +117,14 @@ def batch(
     options = SegmentOptions(trust_headers, n4, flips, probabilities, uncertainty, strict)
     segmenter = Segmenter(model or None, device)
     typer.echo(f"Model: {segmenter.model.name}  sha256 {segmenter.model.hash[:12]}")
-    result = run_study(segmenter, study, out, options, tell=typer.echo)
+    result = run_study(segmenter, study, out, options, report=typer.echo)
     typer.echo(result.summary())
     raise typer.Exit(result.exit_status)
 
 
 @app.command()
 def evaluate(
-    pred: Annotated[Path, typer.Option(help="Folder with label maps to be judged.")],
+    pred: Annotated[Path, typer.Option(help="Folder with label maps to be evaluated.")],
     truth: Annotated[Path, typer.Option(help="Folder with the true label maps.")],
     out: Annotated[Optional[Path], typer.Option(help="TSV, one row a subject and tissue.")] = None,
     surface: Annotated[bool, typer.Option(help="Also HD95 and average surface distance (slower).")] = True,

@@ -73,7 +73,7 @@ def _run(
     command = f"neonatalseg experiment {name} --data DATA{shown} --runs {runs} --parallel {parallel} --out OUT"
     files = run_experiment(
         name, data, settings, out, runs=runs, parallel=parallel, scheduler=scheduler, cache=cache, command=command,
-        tell=typer.echo,
+        report=typer.echo,
     )  # fmt: skip
     for file in files:
         typer.echo(str(file))
@@ -134,7 +134,7 @@ def robustness(
     seed: Annotated[int, typer.Option(help="Of the sampled cells and of what is drawn in the alterations.")] = 0,
     parallel: Parallel = 1,
 ) -> None:
-    """One model on altered scans of kept-out newborns (voxels, skull, grid, corruption, size), and on templates."""
+    """One model on altered scans of held-out newborns (voxels, skull, grid, corruption, size), and on templates."""
     from NeonatalSegLib.experiments.robustness.matrix import run_robustness
 
     files = run_robustness(

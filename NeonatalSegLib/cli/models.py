@@ -104,7 +104,7 @@ def _lines(model: Model, current: str) -> list[str]:
     state = store.state_of(model) + (", current" if model.name == current else "")
     lines = [f"{model.name}  {state}  {model.spacing_mm} mm  sha256 {model.hash[:12]}", f"  {model.description}"]
     for inputs, figure in (ours.get("figures") or {}).items():
-        lines.append(f"  {inputs}: mean DSC {figure['mean_dsc_no_bg']:.3f} on {figure['subjects']} kept-out newborns")
+        lines.append(f"  {inputs}: mean DSC {figure['mean_dsc_no_bg']:.3f} on {figure['subjects']} held-out newborns")
     if lineage := ours.get("lineage"):
         short = {t.name: t.abbreviation for t in PHYSIOLOGICAL}
         lines.append(f"  from {lineage.get('parent')}, {lineage.get('date')}")

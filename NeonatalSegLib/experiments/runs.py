@@ -43,7 +43,7 @@ def run_jobs(
     config: Mapping[str, Any],
     parallel: int = 1,
     scheduler: str | None = None,
-    tell: Callable[[str], None] = print,
+    report: Callable[[str], None] = print,
 ) -> dict[str, dict[str, Any]]:
     """Run what has no result yet; returns every job's result by key, in the order of ``jobs``.
 
@@ -71,12 +71,12 @@ def run_jobs(
         _claim(folders[key] / "job.json", job, "a run of another job")
     waiting = [key for key in jobs if not (folders[key] / "result.json").is_file()]
     if len(waiting) < len(jobs):
-        tell(f"{len(jobs) - len(waiting)} of {len(jobs)} runs are done already")
+        report(f"{len(jobs) - len(waiting)} of {len(jobs)} runs are done already")
     started, failed = time.monotonic(), []
     todo = {key: (dict(jobs[key]), folders[key]) for key in waiting}
     for number, (key, error) in enumerate(_run(function, todo, parallel, scheduler), 1):
         left = (time.monotonic() - started) / number * (len(waiting) - number)
-        tell(f"{number}/{len(waiting)} {key}: {'failed: ' + error if error else 'done'}, {left / 60:.0f} min left")
+        report(f"{number}/{len(waiting)} {key}: {'failed: ' + error if error else 'done'}, {left / 60:.0f} min left")
         if error:
             failed.append(f"{key} ({error})")
     if failed:

@@ -16,7 +16,7 @@ from NeonatalSegLib.evaluation.metrics import mean_dice, mean_dice_no_background
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 Result = Mapping[str, Any]
-Figure = Callable[[Mapping[str, Any]], float]  # of one judged subject
+Figure = Callable[[Mapping[str, Any]], float]  # of one evaluated subject
 
 
 @dataclass(frozen=True)

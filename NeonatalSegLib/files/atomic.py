@@ -191,7 +191,7 @@ class Lock:
                 taken = not _alive(holder)
             elsewhere = holder.get("host", platform.node()) != platform.node()
             if not taken or elsewhere:
-                raise BlockingIOError(_told(holder, path if taken else None))
+                raise BlockingIOError(_holder_text(holder, path if taken else None))
             text = {"process": os.getpid(), "host": platform.node(), "since": now()}
             self._write(json.dumps(text).encode())
         except BaseException:
@@ -252,7 +252,7 @@ def _holder(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _told(holder: Mapping[str, Any], remove: Path | None) -> str:
+def _holder_text(holder: Mapping[str, Any], remove: Path | None) -> str:
     if not holder:
         return "another process"
     text = f"process {holder.get('process')} on {holder.get('host')} since {holder.get('since')}"

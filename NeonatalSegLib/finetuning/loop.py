@@ -32,7 +32,7 @@ SOURCE_TOLERANCE = 0.01  # mean DSC that a new model may lose on the case that g
 
 
 @dataclass
-class Adapted:
+class FineTuningResult:
     """What a fine-tuning gave.
 
     Attributes:
@@ -64,7 +64,7 @@ class Adapted:
 Report = Callable[[str, float, Mapping[str, Any]], None]
 
 
-def adapt(
+def run_finetuning(
     network: nn.Module,
     shape: NetworkSettings,
     cases: Sequence[SparseCase],
@@ -75,7 +75,7 @@ def adapt(
     device: torch.device | str = "cpu",
     report: Report | None = None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> Adapted:
+) -> FineTuningResult:
     """Fine-tune a network on annotated slices.
 
     Args:
@@ -98,7 +98,7 @@ def adapt(
     for number, (where, patch) in enumerate(attempts):
         run = None
         try:
-            run = _Run(
+            run = FineTuningRun(
                 network, shape, cases, replace(settings, patch=patch), rehearsal, before, where, report, should_stop
             )
             adapted = run.go()
@@ -116,7 +116,7 @@ def adapt(
     raise NeonatalSegError("There is too little memory to fine-tune this model, even with small patches.")
 
 
-class _Run:
+class FineTuningRun:
     """One attempt."""
 
     def __init__(
@@ -133,7 +133,7 @@ class _Run:
     ) -> None:
         self.shape, self.cases, self.settings, self.device = shape, cases, settings, device
         self.guard: SparseCase | None = None
-        if len(rehearsal) > 1:  # one window of it: it is judged often
+        if len(rehearsal) > 1:  # one window of it: it is evaluated often
             middle = central_part(rehearsal[-1], shape.patch)
             self.guard = SparseCase(middle.name, middle.image, middle.labels, middle.labels)
         self.rehearsal = rehearsal[:-1] if self.guard else rehearsal
@@ -147,18 +147,18 @@ class _Run:
         self.network = fresh.to(device)
         self.selection = trainable_parameters(self.network, shape, settings.strategy)
         tissues = [t.index for t in PHYSIOLOGICAL]  # without one of them there is nothing to score
-        self.judged = any(np.isin(case.held_out, tissues).any() for case in cases)
+        self.evaluated = any(np.isin(case.held_out, tissues).any() for case in cases)
 
-    def go(self) -> Adapted:
-        self.tell("measure before", 0.0)
-        before = self.judge(self.old) if self.before is None else self.before
-        source_before = self.judge_guard(self.old)
+    def go(self) -> FineTuningResult:
+        self.report_stage("measure before", 0.0)
+        before = self.evaluate(self.old) if self.before is None else self.before
+        source_before = self.evaluate_guard(self.old)
         if self.settings.strategy == "none":
             return self.result(self.old, before, before, source_before, source_before, 0.0, False)
         new, stopped = self.train()
-        self.tell("choose", 0.92)
+        self.report_stage("choose", 0.92)
         network, mix, after, source_after = self.choose(new, before, source_before)
-        self.tell("done", 1.0)
+        self.report_stage("done", 1.0)
         return self.result(network, before, after, source_before, source_after, mix, stopped)
 
     def train(self) -> tuple[nn.Module, bool]:
@@ -190,14 +190,16 @@ class _Run:
             schedule.step()
             mean.update_parameters(self.network)
             value, held = float(loss.detach()), None
-            if self.judged and (step % every == 0 or (step == s.steps and s.judge_every)):
-                held = _mean(self.judge(mean.module))
+            if self.evaluated and (step % every == 0 or (step == s.steps and s.judge_every)):
+                held = _mean(self.evaluate(mean.module))
                 if held > best_score:
                     best, best_score = copy.deepcopy(mean.module), held
             self.history.append((step, value, held))
-            self.tell("train", 0.05 + 0.85 * step / s.steps, step=step, steps=s.steps, loss=value, held_out_dsc=held)
-        if stopped and self.judged and self.history and self.history[-1][2] is None:
-            held = _mean(self.judge(mean.module))
+            self.report_stage(
+                "train", 0.05 + 0.85 * step / s.steps, step=step, steps=s.steps, loss=value, held_out_dsc=held
+            )
+        if stopped and self.evaluated and self.history and self.history[-1][2] is None:
+            held = _mean(self.evaluate(mean.module))
             best = copy.deepcopy(mean.module) if held > best_score else best
         return (best or mean.module).eval(), stopped
 
@@ -229,18 +231,18 @@ class _Run:
     ) -> tuple[nn.Module, float, np.ndarray, float | None]:
         """Mix old and new weights: the best on the held-out slices that keeps the old domain within its tolerance."""
         mixes = (1.0,) if self.settings.strategy == "scratch" else self.settings.mixes
-        if not self.judged:
+        if not self.evaluated:
             mix = sorted(mixes)[(len(mixes) - 1) // 2 + (len(mixes) > 1)]
             self.warnings.append(
-                "Too few slices to hold any out: the new model was not judged, and its weights are a mix of "
+                "Too few slices to hold any out: the new model was not evaluated, and its weights are a mix of "
                 f"{100 * mix:.0f} % new and {100 - 100 * mix:.0f} % old."
             )
             network = mixed(self.old, new, mix)
-            return network, mix, np.full(NUMBER_OF_CLASSES, np.nan), self.judge_guard(network)
+            return network, mix, np.full(NUMBER_OF_CLASSES, np.nan), self.evaluate_guard(network)
         tried = []
         for mix in mixes:
             network = mixed(self.old, new, mix)
-            score, guard = self.judge(network), self.judge_guard(network)
+            score, guard = self.evaluate(network), self.evaluate_guard(network)
             forgets = guard is not None and source_before is not None and guard < source_before - SOURCE_TOLERANCE
             tried.append((not forgets, _mean(score), mix, score, guard, network))
         _, value, mix, score, guard, network = best_mix(tried)
@@ -253,16 +255,16 @@ class _Run:
             )
         return network, mix, score, guard
 
-    def judge(self, network: nn.Module) -> np.ndarray:
+    def evaluate(self, network: nn.Module) -> np.ndarray:
         """DSC [10] on the held-out slices of all cases together."""
-        return judge(network, self.shape, self.cases, self.settings.merged, self.device)
+        return evaluate(network, self.shape, self.cases, self.settings.merged, self.device)
 
-    def judge_guard(self, network: nn.Module) -> float | None:
+    def evaluate_guard(self, network: nn.Module) -> float | None:
         if self.guard is None:
             return None
-        return _mean(judge(network, self.shape, [self.guard], (), self.device))
+        return _mean(evaluate(network, self.shape, [self.guard], (), self.device))
 
-    def tell(self, stage: str, fraction: float, **facts: Any) -> None:
+    def report_stage(self, stage: str, fraction: float, **facts: Any) -> None:
         if self.report is not None:
             self.report(stage, fraction, facts)
 
@@ -275,8 +277,8 @@ class _Run:
         source_after: float | None,
         mix: float,
         stopped: bool,
-    ) -> Adapted:
-        return Adapted(
+    ) -> FineTuningResult:
+        return FineTuningResult(
             network.cpu().eval(), self.selection, before, after, source_before, source_after, mix, self.history,
             stopped, time.perf_counter() - self.started, self.warnings,
         )  # fmt: skip
@@ -291,7 +293,7 @@ def best_mix(tried: Sequence[tuple[bool, float, float, np.ndarray, float | None,
     return max(safe, key=lambda entry: entry[:3]) if safe else max(tried, key=lambda entry: entry[4] or 0.0)
 
 
-def judge(
+def evaluate(
     network: nn.Module,
     shape: NetworkSettings,
     cases: Sequence[SparseCase],

@@ -25,7 +25,7 @@ from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 if TYPE_CHECKING:
     from NeonatalSegLib.datasets.cache import CachedSubject
-    from NeonatalSegLib.finetuning.loop import Adapted, Report
+    from NeonatalSegLib.finetuning.loop import FineTuningResult, Report
     from NeonatalSegLib.finetuning.settings import FineTuningSettings
 
 FEWEST_TO_HOLD_OUT = 4  # slices; with fewer, all are needed for learning
@@ -43,7 +43,7 @@ class FineTuned:
         scans: names and ages in weeks, where known.
     """
 
-    adapted: Adapted
+    adapted: FineTuningResult
     parent: Model
     settings: FineTuningSettings
     learned: tuple[str, ...]
@@ -103,12 +103,12 @@ def finetune(
         annotated: as ``annotation.read_annotations`` gives them.
         rehearsal: prepared, fully labelled scans of the model's own domain, at its spacing; None: synthetic newborns.
         device: "auto", "cpu" or "cuda".
-        report, should_stop: as in :func:`NeonatalSegLib.adaptation.adapt`.
+        report, should_stop: as in :func:`NeonatalSegLib.finetuning.loop.run_finetuning`.
 
     Raises:
         NeonatalSegError: nothing annotated, a scan that cannot be read, one class only, too little memory.
     """
-    from NeonatalSegLib.finetuning.loop import adapt
+    from NeonatalSegLib.finetuning.loop import run_finetuning
     from NeonatalSegLib.segmentation.segmenter import choose_device, device_text
 
     where, notices = choose_device(device)
@@ -125,7 +125,7 @@ def finetune(
             f"{len(again)} of the {len(held_out)} held-out slices were learned by {model.name} or a model before it: "
             "its figures on them are too good. Complete more new slices."
         )
-    adapted = adapt(
+    adapted = run_finetuning(
         network, model.network, cases, settings, rehearsal=past, device=where, report=report, should_stop=should_stop
     )
     adapted.warnings[:0] = notices

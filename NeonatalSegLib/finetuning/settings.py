@@ -26,7 +26,7 @@ class FineTuningSettings:
         steps: optimiser steps of ``batch_size`` patches.
         learning_rate: of AdamW after the warm-up; falls as (1 - step / steps) ** 0.9.
         warm_up: share of the steps in which the learning rate rises from 0.
-        ema: decay of the running mean of the weights, which is what is judged and kept.
+        ema: decay of the running mean of the weights, which is what is evaluated and kept.
         rehearsal: share of patches from the model's own domain, against forgetting.
         mixes: the result is (1 - a) old + a new weights, a the best of these on the held-out slices.
         held_out: share of the annotated slices that judge and are not learned from.

@@ -66,7 +66,7 @@ class SparseCase:
     Attributes:
         image: (2, z, y, x) floats, z-scored, T1 and T2, an absent one all 0.
         labels: (z, y, x) uint8 to learn from; ``UNKNOWN`` where nobody has said, and where slices are held out.
-        held_out: (z, y, x) uint8 to judge by; ``UNKNOWN`` elsewhere.
+        held_out: (z, y, x) uint8 to evaluate by; ``UNKNOWN`` elsewhere.
     """
 
     name: str

@@ -270,7 +270,7 @@ def _moved_in(folder: Path) -> Model | None:
 
 
 def _must_be(name: str, weights_hash: str) -> Model:
-    """Another process was quicker with this name: then its model is judged like any that was here before."""
+    """Another process was quicker with this name: then its model is evaluated like any that was here before."""
     there = _existing(name, weights_hash)
     assert there is not None
     return there
@@ -383,9 +383,9 @@ def _inherited(parent: Model, lineage: Mapping[str, Any]) -> dict[str, Any]:
     ages = [float(s["age_weeks"]) for s in lineage.get("scans") or () if isinstance(s, Mapping) and s.get("age_weeks")]
     before: Mapping[str, Any] = {} if lineage.get("strategy") == "scratch" else parent.metadata["neonatalseg"]
     facts: dict[str, Any] = {"training_subjects": list(dict.fromkeys([*before.get("training_subjects", ()), *scans]))}
-    for kept_out in ("validation_subjects", "test_subjects"):
-        if before.get(kept_out):  # what was learned from now is kept out no more
-            facts[kept_out] = [subject for subject in before[kept_out] if subject not in scans]
+    for held_out in ("validation_subjects", "test_subjects"):
+        if before.get(held_out):  # what was learned from now is held out no more
+            facts[held_out] = [subject for subject in before[held_out] if subject not in scans]
     if ages := sorted([*ages, *map(float, before.get("ages_weeks") or ())]):
         facts["ages_weeks"] = [ages[0], ages[-1]]
     return facts

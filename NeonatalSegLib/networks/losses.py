@@ -115,7 +115,7 @@ def merged_loss(
 ) -> torch.Tensor:
     """``loss`` of a batch in which the labels of sample i do not tell the classes of each of ``groups[i]`` apart.
 
-    Such a sample is judged by the sum of these classes; the others as usual. Mean over the samples.
+    Such a sample is evaluated by the sum of these classes; the others as usual. Mean over the samples.
     """
     if not any(groups):
         return loss(outputs, labels, mask)

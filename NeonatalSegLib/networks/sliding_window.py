@@ -113,7 +113,7 @@ def _predict(
         out = softmax(batch)
         return (out + softmax(batch.flip(-1)).flip(-1)) / 2 if flips else out
 
-    with _told(network, passes, progress):
+    with _with_progress(network, passes, progress):
         result: Any = sliding_window_inference(
             image[None],
             window,
@@ -131,7 +131,7 @@ def _predict(
 
 
 @contextmanager
-def _told(network: nn.Module, passes: int, progress: Callable[[float], None] | None) -> Iterator[None]:
+def _with_progress(network: nn.Module, passes: int, progress: Callable[[float], None] | None) -> Iterator[None]:
     """Call ``progress`` before every block of the network, not only between windows.
 
     A whole head is one window, seconds long on a CPU: that is too long to wait for Cancel.
@@ -142,12 +142,12 @@ def _told(network: nn.Module, passes: int, progress: Callable[[float], None] | N
     blocks = [m for m in network.modules() if isinstance(m, (UnetBasicBlock, UnetResBlock))] or [network]
     begun = 0
 
-    def tell(*_: Any) -> None:
+    def report(*_: Any) -> None:
         nonlocal begun
         progress(begun / (passes * len(blocks)))
         begun += 1
 
-    handles = [block.register_forward_pre_hook(tell) for block in blocks]
+    handles = [block.register_forward_pre_hook(report) for block in blocks]
     try:
         yield
     finally:

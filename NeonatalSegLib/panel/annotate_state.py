@@ -1,7 +1,7 @@
 """What the Annotate section shows and does, as plain Python: the study, the list of slices, what is enabled, the time.
 
-The widget calls ``Annotating``'s methods when something happens and draws ``Annotating.view()`` when ``changed`` is
-emitted. Nothing here knows Qt or MRML: labels come and go as 2D arrays.
+The widget calls ``AnnotateState``'s methods when something happens and draws ``AnnotateState.view()`` when ``changed``
+is emitted. Nothing here knows Qt or MRML: labels come and go as 2D arrays.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from NeonatalSegLib.annotation.session import LEFT, Project, SliceItem
+from NeonatalSegLib.annotation.session import LEFT, AnnotationSession, SliceItem
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.panel.segment_state import STAGE_NAMES, Control, Signal, duration
 from NeonatalSegLib.panel.work_clock import WorkClock
@@ -70,7 +70,7 @@ class AnnotateView:
 
 
 @dataclass
-class Annotating:
+class AnnotateState:
     """The state machine. Attributes are read by ``view``; methods are what can happen.
 
     Attributes:
@@ -83,7 +83,7 @@ class Annotating:
 
     changed: Signal = field(default_factory=Signal)
     clock: WorkClock = field(default_factory=WorkClock)
-    project: Project | None = None
+    project: AnnotationSession | None = None
     key: str = ""
     prefill: str = "model"
     remembered: str = ""
@@ -108,14 +108,14 @@ class Annotating:
         """Open a study under a rater's name; one that is open is closed first.
 
         Raises:
-            NeonatalSegError: as ``Project.open``, or where there is no name.
+            NeonatalSegError: as ``AnnotationSession.open``, or where there is no name.
         """
         if not rater.strip():
             raise NeonatalSegError("Give your name first: every rater's slices are kept apart.")
         self.close()
-        self.project = Project.open(folder, rater.strip())
+        self.project = AnnotationSession.open(folder, rater.strip())
         self.remembered = str(folder)
-        self.tell("\n".join(self.project.warnings), "warning")
+        self.report("\n".join(self.project.warnings), "warning")
 
     def close(self) -> None:
         """Close the study, so that others can work under this name. What was completed is on disk."""
@@ -123,7 +123,7 @@ class Annotating:
         self.leave()
         if project is not None:
             project.close()
-        self.tell("")
+        self.report("")
 
     # Slices
 
@@ -164,9 +164,9 @@ class Annotating:
         planned = item.slice
         tissue = np.isin(labels, [t.index for t in PHYSIOLOGICAL])
         if self.prefill == "model" and not item.saved and not tissue.any() and project.study.has_prefill(planned.scan):
-            self.tell("The pre-fill shows no brain in this slice. Skip it if there is none.", "warning")
+            self.report("The pre-fill shows no brain in this slice. Skip it if there is none.", "warning")
         else:
-            self.tell("")
+            self.report("")
         return labels
 
     def fill_again(self) -> np.ndarray:
@@ -221,10 +221,10 @@ class Annotating:
         self.clock.stop()
         self._begun_with = None
         following = self.next_key()
-        self.tell("" if following else "All slices of this study are done, skipped or flagged.")
+        self.report("" if following else "All slices of this study are done, skipped or flagged.")
         return following
 
-    def _open_project(self) -> Project:
+    def _open_project(self) -> AnnotationSession:
         if self.project is None:
             raise NeonatalSegError(NO_STUDY)
         return self.project
@@ -245,7 +245,7 @@ class Annotating:
     def make(self) -> None:
         """A study is being made from now on."""
         self._making, self._stage, self._fraction, self._seconds_left = True, "inputs", None, None
-        self.tell("")
+        self.report("")
 
     def progress(self, stage: str, fraction: float | None, seconds_left: float | None = None) -> None:
         """How far the making is (0-1, None where it cannot be told)."""
@@ -255,16 +255,16 @@ class Annotating:
     def made(self, message: str = "", kind: str = "info") -> None:
         """It has ended, well or not."""
         self._making = False
-        self.tell(message, kind)
+        self.report(message, kind)
 
-    def tell(self, message: str, kind: str = "info") -> None:
+    def report(self, message: str, kind: str = "info") -> None:
         """Put a message into the section's message line."""
         self._message, self._kind = message, kind if message else "info"
         self.changed.emit()
 
     def failed(self, message: str) -> None:
         """Something went wrong, with one sentence for the user."""
-        self.tell(message, "error")
+        self.report(message, "error")
 
     # What is drawn
 

@@ -1,7 +1,7 @@
 """What the Fine-tune section shows, as plain Python: states, texts, what is enabled and why not.
 
-As in ``panel``: the controller calls ``Tuning``'s methods when something happens, and draws ``Tuning.view()`` when
-``Tuning.changed`` is emitted. Nothing here knows Qt, MRML or torch.
+As in ``panel``: the controller calls ``FineTuneState``'s methods when something happens, and draws
+``FineTuneState.view()`` when ``FineTuneState.changed`` is emitted. Nothing here knows Qt, MRML or torch.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class View:
 
 
 @dataclass
-class Tuning:
+class FineTuneState:
     """The state machine. Methods are what can happen; ``view`` is what is seen.
 
     Attributes:

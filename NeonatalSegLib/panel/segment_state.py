@@ -113,7 +113,7 @@ class Device:
 
 
 @dataclass
-class Panel:
+class SegmentState:
     """The state machine. Attributes are read by ``view``; methods are what can happen.
 
     Attributes:

@@ -66,15 +66,15 @@ class StudyResult:
         return "\n".join(lines)
 
 
-def scans_of_bids(root: str | Path, tell: Callable[[str], None] | None = None) -> list[StudyScan]:
+def scans_of_bids(root: str | Path, report: Callable[[str], None] | None = None) -> list[StudyScan]:
     """Every session of a dHCP release or BIDS folder with a T1w or a T2w; BIDS-derivative names for the results.
 
     Args:
         tell: is given in words which sessions and newborns have no image, where there are any.
     """
     found, scans = find_scans(root), []
-    if tell and found.incomplete:
-        tell(found.summary(limit=20))
+    if report and found.incomplete:
+        report(found.summary(limit=20))
     for subject in found.subjects:
         parts = subject.name.split("_")
         space = "T2w" if subject.t2 else "T1w"
@@ -128,7 +128,7 @@ def run_study(
     scans: Sequence[StudyScan],
     out: str | Path,
     options: SegmentOptions = SegmentOptions(),
-    tell: Callable[[str], None] = print,
+    report: Callable[[str], None] = print,
 ) -> StudyResult:
     """Segment every scan that is not done yet; a failure is reported and the rest goes on.
 
@@ -154,7 +154,7 @@ def run_study(
                 status = f"failed: {type(error).__name__}: {error}"
         worked = len(result.done) + len(result.failed)
         left = (time.monotonic() - started) / worked * (len(scans) - number) if worked else 0.0
-        tell(f"[{number}/{len(scans)}] {scan.name}: {status}  ({left / 60:.0f} min left)")
+        report(f"[{number}/{len(scans)}] {scan.name}: {status}  ({left / 60:.0f} min left)")
     _write_description(out)
     result.table = _write_table(scans, out)
     return result

@@ -17,19 +17,19 @@ from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 # Volume of the head against that of the brain without CSF, which a first pass may see all over a scalp: 1.3 to 1.8 in
 # the ALBERTs and the age templates, 2.5 and more with a skull on.
-MUCH = 2.1
-MUCH_OF_INNER = 3.6  # the same against the brain without cortex: up to 3.2, and 4.6 and more
+MAX_HEAD_TO_BRAIN_RATIO = 2.1
+MAX_HEAD_TO_INNER_BRAIN_RATIO = 3.6  # the same against the brain without cortex: up to 3.2, and 4.6 and more
 CORTEX_MM = 5.0  # 99 % of the ALBERTs' cortex lie within 2.7 to 3.4 mm of what it covers; a scalp further away
-LEAST_ML = 30.0  # a newborn of 28 weeks has about 100: less is no brain but an error, and nothing to go by
+MIN_BRAIN_ML = 30.0  # a newborn of 28 weeks has about 100: less is no brain but an error, and nothing to go by
 RIM_MM = 6.5  # left around the brain: 99 % of the ALBERTs' CSF lies within 4.3 to 6.2 mm of it
 
 
-def focused(prepared: Prepared, labels: np.ndarray, *, anyway: bool = False) -> Prepared | None:
+def crop_to_brain(prepared: Prepared, labels: np.ndarray, *, force: bool = False) -> Prepared | None:
     """The scan with everything but the brain and a rim around it masked, cropped and z-scored anew.
 
     Args:
         labels: (z, y, x) uint8 of a first segmentation on ``prepared.grid``.
-        anyway: also where little besides the brain is left: what a first look at a head has masked is masked better.
+        force: also where little besides the brain is left: what a first look at a head has masked is masked better.
 
     Returns:
         None where the scan shows little besides the brain, or no brain was found.
@@ -40,13 +40,13 @@ def focused(prepared: Prepared, labels: np.ndarray, *, anyway: bool = False) -> 
     tissue = np.isin(labels, [t.index for t in PHYSIOLOGICAL if t.brain])
     # A first pass sees cortex in a scalp as well, but white matter and what lies within it only where they are.
     inner, head = tissue & (labels != CORTEX), np.count_nonzero(prepared.inside)
-    if not anyway and head <= MUCH_OF_INNER * np.count_nonzero(inner):
+    if not force and head <= MAX_HEAD_TO_INNER_BRAIN_RATIO * np.count_nonzero(inner):
         return None  # spares an extracted scan what follows
     inner = _largest_part(inner)
     cortex_mm = ndimage.distance_transform_edt(~inner, sampling=spacing_mm)
     brain = _largest_part(tissue & (cortex_mm <= CORTEX_MM))
     volume_ml = np.count_nonzero(brain) * prepared.grid.voxel_volume_mm3 / 1000
-    if volume_ml < LEAST_ML or (not anyway and head <= MUCH * np.count_nonzero(brain)):
+    if volume_ml < MIN_BRAIN_ML or (not force and head <= MAX_HEAD_TO_BRAIN_RATIO * np.count_nonzero(brain)):
         return None
     brain = ndimage.binary_fill_holes(brain)
     kept = prepared.inside & (ndimage.distance_transform_edt(~brain, sampling=spacing_mm) <= RIM_MM)

@@ -25,7 +25,7 @@ from NeonatalSegLib.networks.network import NetworkSettings
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.preprocessing import MIN_AGREEMENT, Prepared, back_to_scan, prepare
 from NeonatalSegLib.scans.scan import Scan
-from NeonatalSegLib.segmentation.second_look import focused
+from NeonatalSegLib.segmentation.second_look import crop_to_brain
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class Segmenter:
         looked_again = False
         for stage in FURTHER_LOOKS:
             labels = probabilities.argmax(0).to(torch.uint8).cpu().numpy()
-            closer = focused(prepared, labels, anyway=looked_again)
+            closer = crop_to_brain(prepared, labels, force=looked_again)
             if closer is None:
                 break
             clock.enter(stage)
@@ -247,12 +247,12 @@ def entropy(probabilities: np.ndarray) -> np.ndarray:
     return (-(p * np.log(p)).sum(-1) / math.log(p.shape[-1])).astype(np.float32)
 
 
-def age_warning(given: float | None, told: float | None) -> list[str]:
+def age_warning(given: float | None, predicted: float | None) -> list[str]:
     """A warning where the age given and the age that the model tells (weeks) are more than two weeks apart."""
-    if given is None or told is None or abs(given - told) <= MAX_AGE_GAP_WEEKS:
+    if given is None or predicted is None or abs(given - predicted) <= MAX_AGE_GAP_WEEKS:
         return []
     text = (
-        f"The age given is {given:.1f} weeks, but the model takes this newborn for {told:.1f} weeks old: more than "
+        f"The age given is {given:.1f} weeks, but the model estimates {predicted:.1f} weeks: more than "
         f"{MAX_AGE_GAP_WEEKS:g} weeks apart. Check the age and that the scan is the right one; an unusual brain may "
         "also be the reason, and then look at the segmentation with care."
     )

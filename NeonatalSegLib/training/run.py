@@ -195,7 +195,7 @@ def train(
     """Train, or go on with the run in ``folder``; returns the best weights.
 
     Args:
-        subjects: the whole cache; validation and test subjects of the settings are kept out of training.
+        subjects: the whole cache; validation and test subjects of the settings are held out of training.
         folder: of the run: settings.json, checkpoints and TensorBoard events. A folder of other settings is refused.
         known: (z, y, x) bool masks of the labelled voxels by subject, the same when a run goes on; all others, and
             without a mask everything, count as labelled. Validation uses all labels.
@@ -205,15 +205,15 @@ def train(
         stop_after: end after this many epochs in all (to be resumed later).
 
     Raises:
-        NeonatalSegError: a kept-out subject is not in the cache, nothing is left to train on, or the folder holds a
+        NeonatalSegError: a held-out subject is not in the cache, nothing is left to train on, or the folder holds a
             run with other settings.
     """
     folder = Path(folder)
     names = {s.name for s in subjects}
-    kept_out = set(settings.validation) | set(settings.test)
-    if missing := kept_out - names:
-        raise NeonatalSegError(f"The subject {sorted(missing)[0]} is to be kept out, but the cache does not hold it.")
-    newborns = {name.split("_")[0] for name in kept_out}  # no other session of them trains either
+    held_out = set(settings.validation) | set(settings.test)
+    if missing := held_out - names:
+        raise NeonatalSegError(f"The subject {sorted(missing)[0]} is to be held out, but the cache does not hold it.")
+    newborns = {name.split("_")[0] for name in held_out}  # no other session of them trains either
     training = [s for s in subjects if s.name.split("_")[0] not in newborns]
     if not training:
         raise NeonatalSegError("No subject is left to train on: keep fewer subjects out.")
@@ -277,11 +277,11 @@ def train(
     )
 
 
-def _start(settings: TrainingSettings, kept_out: set[str]) -> tuple[torch.nn.Module, list[str]]:
+def _start(settings: TrainingSettings, held_out: set[str]) -> tuple[torch.nn.Module, list[str]]:
     """The network of the model that a run starts from, and who trained it.
 
     Raises:
-        NeonatalSegError: it is another network, or was trained on a newborn that this run keeps out.
+        NeonatalSegError: it is another network, or was trained on a newborn that this run holds out.
     """
     model = find_model(settings.start)
     if model.network != settings.network:
@@ -290,9 +290,9 @@ def _start(settings: TrainingSettings, kept_out: set[str]) -> tuple[torch.nn.Mod
             f"training settings {settings.network.to_json()}."
         )
     trained = [str(name) for name in model.metadata["neonatalseg"].get("training_subjects", ())]
-    if both := [name for name in trained if name.split("_")[0] in kept_out]:
+    if both := [name for name in trained if name.split("_")[0] in held_out]:
         raise NeonatalSegError(
-            f"The run cannot start from the model {model.name}: it was trained on {both[0]}, which this run keeps out."
+            f"The run cannot start from the model {model.name}: it was trained on {both[0]}, which this run holds out."
         )
     return model.load_network().train().requires_grad_(True), trained
 

@@ -20,7 +20,7 @@ class TrainingSettings:
 
     Attributes:
         network: what is trained.
-        validation, test: names of subjects kept out; validation chooses the checkpoint, test chooses nothing.
+        validation, test: names of subjects held out; validation chooses the checkpoint, test chooses nothing.
         epochs, steps_per_epoch, batch_size: an epoch is a fixed number of steps, not a pass over the data.
         optimizer: "sgd" (the paper's: Nesterov momentum 0.99) or "adamw".
         learning_rate: at the start; multiplied by (1 - step / steps) ** 0.9 (paper, section 2).

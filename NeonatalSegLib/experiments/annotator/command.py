@@ -32,7 +32,7 @@ def run_annotator(
     config: Path | None,
     parallel: int,
     scheduler: str | None,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> list[Path]:
     """Everything behind the command; returns the report's files.
 
@@ -71,7 +71,7 @@ def run_annotator(
     results = simulate(
         out, out / "domain", [s.name for s in scans], out / "source", [s.name for s in kept], settings,
         model=str(segmenter.model.folder), rehearsal=out / "phantoms", runs=runs, parallel=parallel,
-        scheduler=scheduler, tell=tell,
+        scheduler=scheduler, report=report,
     )  # fmt: skip
     what = "templates" if templates else "changed contrast" if change_contrast else "other scans"
     options = f"--templates TEMPLATES --ages {','.join(map(str, ages_weeks))}" if templates else "--data DATA"

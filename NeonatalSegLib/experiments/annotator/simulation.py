@@ -67,7 +67,7 @@ def simulate(
     runs: int = 3,
     parallel: int = 1,
     scheduler: str | None = None,
-    tell: Callable[[str], None] = print,
+    report: Callable[[str], None] = print,
 ) -> dict[str, dict[str, Any]]:
     """Run everything that has no result yet in ``out``; results by run's key.
 
@@ -102,7 +102,7 @@ def simulate(
         rehearsal=None if rehearsal is None else str(rehearsal),
     )  # fmt: skip
     config = {"settings": settings.to_json(), "model": model, "scans": list(scans), "source_scans": list(source_scans)}
-    return run_jobs(work, jobs, out, config=config, parallel=parallel, scheduler=scheduler, tell=tell)
+    return run_jobs(work, jobs, out, config=config, parallel=parallel, scheduler=scheduler, report=report)
 
 
 def one_run(
@@ -116,7 +116,7 @@ def one_run(
     rehearsal: str | None,
 ) -> dict[str, Any]:
     """Plan, reveal, fine-tune, test: one point of the curves."""
-    from NeonatalSegLib.finetuning.loop import adapt
+    from NeonatalSegLib.finetuning.loop import run_finetuning
     from NeonatalSegLib.finetuning.run import fully_labelled
     from NeonatalSegLib.finetuning.settings import FineTuningSettings
     from NeonatalSegLib.models.bundle import find_model
@@ -139,7 +139,9 @@ def one_run(
     if rehearsal is not None:
         subjects = read_cache(rehearsal)
         past = [fully_labelled(s.name, np.array(s.image()), np.array(s.labels())) for s in subjects]
-    adapted = adapt(found.load_network(), found.network, cases, given, rehearsal=past, before=before, device=device)
+    adapted = run_finetuning(
+        found.load_network(), found.network, cases, given, rehearsal=past, before=before, device=device
+    )
     sides: dict[str, Any] = {}
     for side, folder, names in (("tested", domain, job["tested"]), ("source", source, job["source"])):
         groups = merged if side == "tested" else ()
@@ -180,9 +182,9 @@ def reveal(scan: DomainScan, slices: Sequence[PlannedSlice], share: float, seed:
 
 def test(network: Any, shape: Any, scan: DomainScan, merged: Sequence[Sequence[int]], device: Any) -> dict[str, Any]:
     """DSC by class of a whole scan before (the model that prepared it) and after."""
-    from NeonatalSegLib.finetuning.loop import judge
+    from NeonatalSegLib.finetuning.loop import evaluate
 
-    after = judge(network, shape, [SparseCase(scan.name, scan.image, scan.labels, scan.labels)], merged, device)
+    after = evaluate(network, shape, [SparseCase(scan.name, scan.image, scan.labels, scan.labels)], merged, device)
     return {"before": _json(dsc_merged(scan.prediction, scan.labels, merged)), "after": _json(after)}
 
 

@@ -240,7 +240,7 @@ def transfer(subjects: Sequence[Aged], settings: ExperimentSettings, runs: int, 
         "Change to no fine-tuning",
         "Source mean DSC (no BG)",
     )
-    title = f"Transfer: DSC on kept-out target and source newborns, mean ± SD over {runs} runs"
+    title = f"Transfer: DSC on held-out target and source newborns, mean ± SD over {runs} runs"
     trained = {f"transfer-{s}": s.capitalize() for s in ("source", *STRATEGIES) if s != "none"}
     tables = {
         "strategies": Table(title, columns, tuple(rows)),

@@ -29,7 +29,7 @@ def run_experiment(
     scheduler: str | None = None,
     cache: str | Path | None = None,
     command: str = "",
-    tell: Callable[[str], None] = print,
+    report: Callable[[str], None] = print,
 ) -> list[Path]:
     """Run what is left of an experiment and write its tables, plot and page into ``out``; returns these files.
 
@@ -56,7 +56,7 @@ def run_experiment(
         from NeonatalSegLib.datasets.dhcp import find_complete
 
         complete = find_complete(data)
-        tell(complete.summary(limit=20))
+        report(complete.summary(limit=20))
         found = list(complete.subjects)
         subjects = build_cache(found, folder, settings.training.network.spacing_mm)
     config = {k: v for k, v in settings.to_json().items() if k not in ("notes", "loader_workers")}
@@ -68,10 +68,9 @@ def run_experiment(
         config=config,
         parallel=parallel,
         scheduler=scheduler,
-        tell=tell,
+        report=report,
     )
-    report = EXPERIMENTS[name](subjects, settings, runs, execute)
-    return write_report(name, report, settings, out, command)
+    return write_report(name, EXPERIMENTS[name](subjects, settings, runs, execute), settings, out, command)
 
 
 def write_report(name: str, report: Report, settings: ExperimentSettings, out: Path, command: str = "") -> list[Path]:
@@ -99,8 +98,8 @@ def _page(name: str, report: Report, settings: ExperimentSettings, command: str)
     parts += ["## Runs", report.tables["training"].markdown(), _summary(report)]
     files = ", ".join(f"`{name}-{ending}.tsv`" for ending in [*report.tables, "subjects", "splits"])
     parts.append(
-        f"As tables to compute with: {files} (the last two: every class of every judged newborn; who trained and who "
-        "was judged in every run)."
+        f"As tables to compute with: {files} (the last two: every class of every evaluated newborn; who trained and "
+        "who was evaluated in every run)."
     )
     return "\n\n".join(parts) + "\n"
 
@@ -110,14 +109,14 @@ def _summary(report: Report) -> str:
     lines = [f"{len(report.results)} runs, {seconds / 60:.0f} minutes of training in all."]
     for versions in dict.fromkeys(tuple(r["versions"].items()) for r in report.results):
         lines.append("- " + ", ".join(f"{package} {number}" for package, number in versions))
-    judged = {
+    evaluated = {
         r["run"]: {side: [s["name"] for s in r["subjects"] if s["set"] == side] for side in _sides(r)}
         for r in report.results
     }
     lines.append("")
-    for run, sides in sorted(judged.items()):
+    for run, sides in sorted(evaluated.items()):
         text = "; ".join(f"{side} {', '.join(names)}" for side, names in sides.items() if names)
-        lines.append(f"- run {run}, kept out: {text}")
+        lines.append(f"- run {run}, held out: {text}")
     return "\n".join(lines)
 
 
@@ -126,7 +125,7 @@ def _sides(result: Result) -> list[str]:
 
 
 def _subjects(report: Report) -> str:
-    """One row for every judged newborn of every run."""
+    """One row for every evaluated newborn of every run."""
     text = io.StringIO()
     table = csv.writer(text, delimiter="\t", lineterminator="\n")
     heads = ["condition", "run", "seed", "side", "subject", "age_weeks", "told_age_weeks"]
@@ -140,7 +139,7 @@ def _subjects(report: Report) -> str:
 
 
 def _splits(report: Report) -> str:
-    """One row for every newborn of every run, with its side: train, or where it was judged."""
+    """One row for every newborn of every run, with its side: train, or where it was evaluated."""
     rows = [["condition", "run", "side", "subject"]]
     for r in report.results:
         sides = [("train", name) for name in r.get("trained_on", ())] + [(s["set"], s["name"]) for s in r["subjects"]]

@@ -1,4 +1,4 @@
-"""What an experiment is made with, from one JSON file: the training, who is kept out, the budget, the transfer."""
+"""What an experiment is made with, from one JSON file: the training, who is held out, the budget, the transfer."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ class ExperimentSettings:
 
         An epoch is 114 patches in every condition. The sparse conditions have three times the 114 scans of the base
         line: 342, where the published code has four fifths of three fifths of 709. With 28 validation and 100 test
-        scans that takes 470 of the release's 709 usable scans. The 25 source scans that are kept out of the transfer
+        scans that takes 470 of the release's 709 usable scans. The 25 source scans that are held out of the transfer
         are ours, the next oldest beside the 100: the paper does not measure what is lost on the source.
         """
         training = TrainingSettings(

@@ -64,8 +64,8 @@ def trial(job: dict[str, Any], folder: Path, cache: str | Path, loader_workers: 
         }
     seconds = time.perf_counter() - started
     assert network is not None
-    judged = [
-        judge(network, _of(subjects, name), settings) | {"set": side}
+    evaluated = [
+        evaluate(network, _of(subjects, name), settings) | {"set": side}
         for side, names in job["evaluate"].items()
         for name in names
     ]
@@ -86,7 +86,7 @@ def trial(job: dict[str, Any], folder: Path, cache: str | Path, loader_workers: 
         "trained_parameters": total if trained_parameters is None else trained_parameters,
         "labelled": _labelled(training, known),
         "training_age_weeks": _mean_age(training),
-        "subjects": judged,
+        "subjects": evaluated,
         "trained_on": job["train"],
         "versions": versions(),
     }
@@ -121,7 +121,7 @@ def label_masks(subjects: Sequence[CachedSubject], slices: Mapping[str, Any], sp
     return masks
 
 
-def judge(network: torch.nn.Module, subject: CachedSubject, settings: TrainingSettings) -> dict[str, Any]:
+def evaluate(network: torch.nn.Module, subject: CachedSubject, settings: TrainingSettings) -> dict[str, Any]:
     """Name, age, DSC of every class on the network's grid and, with an age head, the age that the network tells."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     image = torch.from_numpy(np.array(subject.image(), np.float32)).to(device)

@@ -1,4 +1,4 @@
-"""The evaluation matrix: one model on kept-out newborns under every alteration, and on age templates as they are.
+"""The evaluation matrix: one model on held-out newborns under every alteration, and on age templates as they are.
 
 Every evaluated (cell, subject) is a run of ``runs.run_jobs``: done once, resumable, several at a time. What a cell
 gets is what ``neonatalseg segment`` gives, its probabilities interpolated on the grid of the truth, which is never
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 CONTRASTS: Mapping[str, tuple[str, ...]] = {"T1+T2": ("t1", "t2"), "T2": ("t2",), "T1": ("t1",)}
 DESIGNS = ("one-at-a-time", "full")
-KEPT_OUT, TEMPLATES = "kept-out", "templates"
+HELD_OUT, TEMPLATES = "kept-out", "templates"
 
 
 @dataclass(frozen=True)
 class Source:
-    """A labelled scan on disk: a kept-out newborn or an age template."""
+    """A labelled scan on disk: a held-out newborn or an age template."""
 
     kind: str
     name: str
@@ -78,7 +78,7 @@ def run_robustness(
     sample: int,
     seed: int,
     parallel: int,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> list[Path]:
     """Everything behind the command: evaluates what is left and writes the report; returns the report's files.
 
@@ -91,7 +91,7 @@ def run_robustness(
     if sample < 0:
         raise NeonatalSegError(f"{sample} sampled cells cannot be drawn: give 0 or more.")
     found = find_model(model)
-    sources = [] if data is None else kept_out(data.absolute(), subjects, found)
+    sources = [] if data is None else held_out(data.absolute(), subjects, found)
     newborns = [s.name for s in sources]
     sources += [] if templates is None else template_sources(templates.absolute(), ages_weeks, found)
     if not sources:
@@ -107,7 +107,7 @@ def run_robustness(
         out,
         config=config,
         parallel=parallel,
-        tell=tell,
+        report=report,
     )
     command = "neonatalseg experiment robustness"
     command += f" --data DATA --subjects {','.join(n.removeprefix('sub-') for n in newborns)}" if newborns else ""
@@ -117,7 +117,7 @@ def run_robustness(
     return write_report(list(results.values()), found, earlier, out, command)
 
 
-def kept_out(data: Path, subjects: Sequence[str], model: Model) -> list[Source]:
+def held_out(data: Path, subjects: Sequence[str], model: Model) -> list[Source]:
     """The labelled subjects of a BIDS folder to evaluate on; default: the model's own test subjects.
 
     Raises:
@@ -130,14 +130,14 @@ def kept_out(data: Path, subjects: Sequence[str], model: Model) -> list[Source]:
     known = {s.name: s for s in find_subjects(data)}
     names = [prefixed("sub", n) for n in subjects] or list(facts.get("test_subjects", ()))
     if not names:
-        raise NeonatalSegError(f"The model {model.name} states no test subjects: name kept-out ones with --subjects.")
+        raise NeonatalSegError(f"The model {model.name} states no test subjects: name held-out ones with --subjects.")
     roles = {"trained on": "training_subjects", "was chosen on (validation)": "validation_subjects"}
     sources = []
     for name in dict.fromkeys(names):
         for role, key in roles.items():
             if name.split("_")[0] in {str(n).split("_")[0] for n in facts.get(key, ())}:
                 raise NeonatalSegError(
-                    f"{name} is no kept-out subject: the model {model.name} {role} it. Leave it out of --subjects."
+                    f"{name} is no held-out subject: the model {model.name} {role} it. Leave it out of --subjects."
                 )
         if name not in known:
             raise NeonatalSegError(f"There is no subject {name} in {data}. Found: {', '.join(known)}.")
@@ -146,7 +146,7 @@ def kept_out(data: Path, subjects: Sequence[str], model: Model) -> list[Source]:
             raise NeonatalSegError(f"{name} in {data} has no label map (*_dseg): there is no truth to compare with.")
         if s.t1 is None or s.t2 is None:
             raise NeonatalSegError(f"{name} in {data} lacks T1w or T2w: the matrix needs both, and each alone.")
-        sources.append(Source(KEPT_OUT, name, s.t1, s.t2, s.labels, s.age_weeks))
+        sources.append(Source(HELD_OUT, name, s.t1, s.t2, s.labels, s.age_weeks))
     return sources
 
 
@@ -174,7 +174,7 @@ def make_jobs(sources: Sequence[Source], design: str, sample: int, seed: int) ->
     """
     single = [Cell(a, c) for a in one_at_a_time() for c in CONTRASTS]
     product = [Cell(Alteration(*levels), c) for levels in itertools.product(*FACTORS.values()) for c in CONTRASTS]
-    newborns = [s for s in sources if s.kind == KEPT_OUT]
+    newborns = [s for s in sources if s.kind == HELD_OUT]
     chosen = [(s, cell, "single") for s in newborns for cell in single]
     others = [cell for cell in product if cell not in single]
     if design == "full":

@@ -147,7 +147,7 @@ def _results(rows: Sequence[Row], now: Figures, then: Figures) -> list[str]:
     matrix, templates = split(now)
     old_matrix, old_templates = split(then)
     if matrix:
-        parts += ["## Kept-out newborns", _mean_text("the matrix", matrix, old_matrix)]
+        parts += ["## Held-out newborns", _mean_text("the matrix", matrix, old_matrix)]
         parts.append(_table("Mean DSC over the eight tissues (difference from native)", matrix, "native").markdown())
         if old_matrix:
             parts.append(_compared("Before -> after", matrix, old_matrix).markdown())
@@ -247,7 +247,7 @@ def _notes(rows: Sequence[Row], model: Model) -> str:
     refused = [row for row in rows if row["refused"]]
     low, high = f"{1 / (1 + a.BIAS):.2f}", f"{1 + a.BIAS:.2f}"
     lines = f"""\
-Kept-out newborns: {len(newborns)} ({", ".join(newborns) or "none"}); none of them trained or chose the model. One \
+Held-out newborns: {len(newborns)} ({", ".join(newborns) or "none"}); none of them trained or chose the model. One \
 model, trained with one seed at every stage: what another seed would give is not measured.
 Model {model.name}, SHA-256 of its weights {model.hash[:12]}...
 Every figure is what `neonatalseg segment` gives with its usual settings; the probabilities are interpolated on the \
@@ -266,7 +266,7 @@ to {a.MOTION_MM:g} mm and {a.MOTION_DEGREES:g}° along each axis.""".splitlines(
     trained = model.metadata["neonatalseg"].get("training_subjects", ())
     if templates := [str(name) for name in trained if str(name).startswith(PREFIX)]:
         lines.append(
-            f"The model was trained on the templates {', '.join(templates)}; those judged here are others of the "
+            f"The model was trained on the templates {', '.join(templates)}; those evaluated here are others of the "
             "series. Neighbouring ages of an average look alike: newborns of unseen ages would be harder."
         )
     if refused:

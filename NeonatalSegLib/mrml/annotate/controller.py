@@ -13,14 +13,14 @@ from NeonatalSegLib.annotation.new_study import needs_model
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.mrml.annotate import view as annotate_draw
 from NeonatalSegLib.mrml.annotate.drafts import Drafts
-from NeonatalSegLib.mrml.annotate.slice_workspace import SliceDesk
+from NeonatalSegLib.mrml.annotate.slice_workspace import SliceWorkspace
 from NeonatalSegLib.mrml.annotate.study_maker import StudyMaker
 from NeonatalSegLib.mrml.segment.controller import slot
 from NeonatalSegLib.mrml.segment.runner import check_inputs
 from NeonatalSegLib.mrml.shared import choices, dependencies
 from NeonatalSegLib.mrml.shared.drawing import chosen
 from NeonatalSegLib.mrml.shared.host import Host
-from NeonatalSegLib.panel.annotate_state import KEYS, Annotating, smoothed
+from NeonatalSegLib.panel.annotate_state import KEYS, AnnotateState, smoothed
 
 OPACITIES = (0.25, 0.5, 0.75, 1.0)
 DOING = "Planning a study"
@@ -36,9 +36,9 @@ class AnnotateController(VTKObservationMixin):
 
     def __init__(self, ui: Any, host: Host) -> None:
         VTKObservationMixin.__init__(self)
-        self.ui, self.host, self.panel = ui, host, Annotating()
+        self.ui, self.host, self.panel = ui, host, AnnotateState()
         self.choose_folder, self.confirm, self.is_active = host.choose_folder, host.confirm, host.is_active
-        self.desk = SliceDesk(ui.segmentEditor, self.panel.clock.touch)
+        self.desk = SliceWorkspace(ui.segmentEditor, self.panel.clock.touch)
         self.drafts = Drafts(self.panel, self.desk, lambda text: self.confirm(text))
         self.maker = StudyMaker(host.logic.runner.engine)
         self.timer = host.make_timer()
@@ -148,7 +148,7 @@ class AnnotateController(VTKObservationMixin):
         if self.desk.gone and self.drafts.keep():
             self.desk.forget()
             self.panel.leave()
-            self.panel.tell(
+            self.panel.report(
                 _("A node of the slice {key} was deleted. What was changed is kept; choose it again.").format(key=key),
                 "warning",
             )
@@ -232,7 +232,7 @@ class AnnotateController(VTKObservationMixin):
         notices = [text for text in (message, *self.panel.project.warnings) if text]  # type: ignore[union-attr]
         if key := self.panel.next_key():
             self.show(key)
-        self.panel.tell("\n".join(notices), "warning" if notices else "info")
+        self.panel.report("\n".join(notices), "warning" if notices else "info")
 
     @slot
     def on_make(self) -> None:
@@ -247,7 +247,7 @@ class AnnotateController(VTKObservationMixin):
         if not folder:
             return
         if needs_model(budget, prefill) and not dependencies.ensure(self.confirm):
-            self.panel.tell(_(DECLINED), "warning")
+            self.panel.report(_(DECLINED), "warning")
             return
         parameters = self.parameters
         device = choices.usable_device(parameters.device, self.host.panel.panel.devices)

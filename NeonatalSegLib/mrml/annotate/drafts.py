@@ -8,8 +8,8 @@ from collections.abc import Callable
 from slicer.i18n import tr as _
 
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.mrml.annotate.slice_workspace import SliceDesk
-from NeonatalSegLib.panel.annotate_state import Annotating
+from NeonatalSegLib.mrml.annotate.slice_workspace import SliceWorkspace
+from NeonatalSegLib.panel.annotate_state import AnnotateState
 
 LOSE = "What was changed in this slice cannot be kept: {why}\n\nLeave the slice and lose the change?"
 EVERY_S = 30.0  # what was changed is on disk at least so often
@@ -26,7 +26,7 @@ class Drafts:
         kept_at: when it was last tried, seconds of ``time.monotonic``.
     """
 
-    def __init__(self, panel: Annotating, desk: SliceDesk, confirm: Callable[[str], bool]) -> None:
+    def __init__(self, panel: AnnotateState, desk: SliceWorkspace, confirm: Callable[[str], bool]) -> None:
         self.panel, self.desk, self.confirm = panel, desk, confirm
         self.why_not, self.kept_at = "", 0.0
 

@@ -11,13 +11,13 @@ import vtk
 from slicer.util import VTKObservationMixin
 
 from NeonatalSegLib.annotation.plan import PlannedSlice
-from NeonatalSegLib.annotation.session import Project
+from NeonatalSegLib.annotation.session import AnnotationSession
 from NeonatalSegLib.mrml.annotate.annotation_view import AnnotationView
 from NeonatalSegLib.mrml.annotate.slice_editor import SliceEditor
 from NeonatalSegLib.mrml.annotate.study_volumes import scan_volumes
 
 
-class SliceDesk(VTKObservationMixin):
+class SliceWorkspace(VTKObservationMixin):
     """Shows slices of a study in the scene and lets them be edited, nothing else.
 
     Args:
@@ -52,7 +52,7 @@ class SliceDesk(VTKObservationMixin):
         if self._entered:
             self.enter()
 
-    def take_scan(self, project: Project, name: str) -> None:
+    def take_scan(self, project: AnnotationSession, name: str) -> None:
         """Bring a scan of the study into the views, if another one is there.
 
         Raises:

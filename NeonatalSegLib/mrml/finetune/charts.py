@@ -16,7 +16,7 @@ COLOURS = {LOSS: (0.80, 0.40, 0.10), DICE: (0.10, 0.40, 0.75)}
 Point = tuple[float, "float | None", "float | None"]
 
 
-class TuningChart:
+class FineTuneChart:
     """One chart in a scene, filled anew by each fine-tuning; its nodes are made when the first point comes.
 
     The held-out DSC is measured seldom, so each of the two has a table of its own and no gaps. The nodes go with the

@@ -15,7 +15,7 @@ from NeonatalSegLib.models import store
 from NeonatalSegLib.models.bundle import current_model
 from NeonatalSegLib.models.scores import list_versions
 from NeonatalSegLib.mrml.finetune import view as tune_view
-from NeonatalSegLib.mrml.finetune.charts import TuningChart
+from NeonatalSegLib.mrml.finetune.charts import FineTuneChart
 from NeonatalSegLib.mrml.segment.controller import slot
 from NeonatalSegLib.mrml.shared import choices, dependencies, drawing
 from NeonatalSegLib.mrml.shared.compute import EngineRequest
@@ -27,7 +27,7 @@ DECLINED = "Nothing was installed. Fine-tuning needs PyTorch."
 ENDS = ("result", "error", "cancelled")
 
 
-class TuneController(VTKObservationMixin):
+class FineTuneController(VTKObservationMixin):
     """Ties the section to the rest. The model that is trained further is the current one of the store.
 
     Args:
@@ -36,9 +36,9 @@ class TuneController(VTKObservationMixin):
 
     def __init__(self, ui: Any, host: Host) -> None:
         VTKObservationMixin.__init__(self)
-        self.ui, self.host, self.panel = ui, host, finetune_state.Tuning()
+        self.ui, self.host, self.panel = ui, host, finetune_state.FineTuneState()
         self.confirm, self.choose_folder, self.choose_file = host.confirm, host.choose_folder, host.choose_file
-        self.chart = TuningChart(slicer.mrmlScene)
+        self.chart = FineTuneChart(slicer.mrmlScene)
         self.timer = host.make_timer()
         self.parameters: Any = None
         self._gui_tag: Any = None

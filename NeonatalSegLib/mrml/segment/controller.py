@@ -22,7 +22,7 @@ from NeonatalSegLib.mrml.scene.scene_result import Outcome
 from NeonatalSegLib.mrml.segment.runner import check_inputs
 from NeonatalSegLib.mrml.shared import choices, dependencies, drawing
 from NeonatalSegLib.mrml.shared.parameters import segment_options
-from NeonatalSegLib.panel.segment_state import Panel, duration
+from NeonatalSegLib.panel.segment_state import SegmentState, duration
 
 DOING = "A segmentation"
 
@@ -63,7 +63,7 @@ class PanelController(VTKObservationMixin):
         choose_folder: Callable[[], str],
     ) -> None:
         VTKObservationMixin.__init__(self)
-        self.ui, self.logic, self.timer, self.panel = ui, logic, timer, Panel()
+        self.ui, self.logic, self.timer, self.panel = ui, logic, timer, SegmentState()
         self.confirm, self.choose_folder, self._make_item = confirm, choose_folder, make_item
         self.parameters: Any = None
         self._gui_tag: Any = None
