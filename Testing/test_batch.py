@@ -92,7 +92,9 @@ def test_a_list_of_scans(tiny: Segmenter, newborn_files: dict[str, Path], tmp_pa
         ("name\tt2\n", "lists no scans"),
         ("subject\tt2\na\tb\n", "must have"),
         ("name\tt2\na\tb\na\tc\n", "Line 3"),
-        ("name\tt2\n../a\tb\n", "not a file name"),
+        ("name\tt2\n../a\tb\n", "cannot be the name of a scan"),
+        ("name\tt2\n..\tb\n", "Line 2.*cannot be the name of a scan"),
+        ("name\tt2\nBaby\tb\nbaby\tc\n", "Line 3.*'Baby' and 'baby'"),
         ("name\tt2\tage_weeks\na\tb\told\n", "'old'"),
     ],
 )

@@ -54,7 +54,7 @@ def test_a_name_that_is_taken_by_other_weights(parent: Model, tmp_path: Path) ->
         with pytest.raises(NeonatalSegError, match="other weights"):
             store.import_model(file, name)
     for name in ("../evil", "a/b", ".hidden", "con", "LPT1.x", "a b", "end.", "x" * 81):
-        with pytest.raises(NeonatalSegError, match="cannot be a model's name"):
+        with pytest.raises(NeonatalSegError, match="cannot be the name of a model"):
             store.import_model(file, name)
     assert visible() == ["base-ft001", "visitor"]
 

@@ -19,8 +19,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from NeonatalSegLib.annotation.plan import BudgetSettings, Plan, ScanToPlan, plan_slices
-from NeonatalSegLib.annotation.study import CREATING, MAY_BE_THERE, StudyScan, check_name, create_study
+from NeonatalSegLib.annotation.study import CREATING, MAY_BE_THERE, StudyScan, create_study
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.files.names import check_distinct, check_name
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.preprocessing import foreground
 from NeonatalSegLib.scans.scan import Scan, load_scan
@@ -217,12 +218,9 @@ def check_scans(scans: Sequence[StudyScan]) -> None:
     """Before the work: NeonatalSegError for a scan without images, a missing file, or a name that is bad or taken."""
     if not scans:
         raise NeonatalSegError("The study has no scan: give one at least.")
-    taken: dict[str, str] = {}
+    check_distinct((scan.name for scan in scans), "scan")
     for scan in scans:
         check_name(scan.name, "scan")
-        if (other := taken.get(scan.name.casefold())) is not None:  # some systems take A and a for one file
-            raise NeonatalSegError(f"Two scans have the names {other!r} and {scan.name!r}: give each its own.")
-        taken[scan.name.casefold()] = scan.name
         files = [path for path in (scan.t1, scan.t2) if path is not None]
         if not files:
             raise NeonatalSegError(f"The scan {scan.name} has neither T1 nor T2: give one of them at least.")

@@ -47,7 +47,6 @@ from NeonatalSegLib.annotation.study import (
     FORMAT,
     Study,
     StudyScan,
-    check_name,
     create_study,
     note_of,
     read_study,
@@ -55,6 +54,7 @@ from NeonatalSegLib.annotation.study import (
 )
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files import atomic
+from NeonatalSegLib.files.names import check_name, same_file
 from NeonatalSegLib.scans.grid import Grid
 
 __all__ = [
@@ -103,7 +103,7 @@ class AnnotationSession:
         study = read_study(folder)
         check_name(rater, "rater")
         place = study.rater_folder(rater)
-        if other := [name for name in study.raters() if name != rater and name.lower() == rater.lower()]:
+        if other := [name for name in study.raters() if name != rater and same_file(name) == same_file(rater)]:
             raise NeonatalSegError(f"There is a rater {other[0]!r} already: choose that name or one that differs more.")
         try:
             place.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ from NeonatalSegLib import __version__
 from NeonatalSegLib.annotation.plan import Plan, read_plan
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files import atomic
+from NeonatalSegLib.files.names import check_name, same_file
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.nifti import is_whole
 from NeonatalSegLib.scans.scan import read_image
@@ -31,7 +32,6 @@ from NeonatalSegLib.tissues import NUMBER_OF_CLASSES
 FORMAT = 1  # of study.json and the ledgers; raised when an older reader would misread them
 CREATING = ".creating"  # there while a study is made: what lies beside it is unfinished and may be removed
 MAY_BE_THERE = {"scans", ".DS_Store", "Thumbs.db", "desktop.ini"}
-RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 
 @dataclass(frozen=True)
@@ -158,16 +158,6 @@ def read_study(folder: str | Path) -> Study:
     return Study(folder, plan, scans, facts)
 
 
-def check_name(name: str, what: str) -> None:
-    """Refuse in words what cannot be part of a file's name on every system."""
-    allowed = all(c.isalnum() or c in " -_." for c in name) and name == name.strip(" .") and len(name) <= 80
-    if not name or not allowed or name.split(".")[0].lower() in RESERVED or not name.isprintable():
-        raise NeonatalSegError(
-            f"{name!r} cannot be the name of a {what}: use letters, digits, blank, '-', '_' and '.', at most 80, with "
-            "neither blank nor dot at its ends."
-        )
-
-
 def read_labels(path: Path, grid: Grid) -> np.ndarray:
     """A label map (z, y, x) uint8 that must lie on ``grid``.
 
@@ -257,7 +247,7 @@ def _check_study(plan: Plan, scans: Sequence[StudyScan], prefills: Mapping[str, 
         check_name(scan.name, "scan")
         if scan.t1 is None and scan.t2 is None:
             raise NeonatalSegError(f"The scan {scan.name} has neither T1 nor T2.")
-    if sorted(names) != sorted(plan.grids) or len({name.lower() for name in names}) < len(names):
+    if sorted(names) != sorted(plan.grids) or len({same_file(name) for name in names}) < len(names):
         raise NeonatalSegError(
             f"The plan is for the scans {', '.join(plan.grids)}, and the study has {', '.join(names)}: expected the "
             "same, each once."

@@ -24,18 +24,6 @@ KNOWN_FILES = {
 NEEDED_FILES = ("configs/metadata.json", "models/model.pt")
 MOST_ENTRIES = 200
 _SAME_DATE = (1980, 1, 1, 0, 0, 0)  # the same bundle gives the same bytes
-_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
-_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,78}[A-Za-z0-9])?")
-
-
-def check_name(name: str) -> str:
-    """``name`` where it can be a model's folder on every system; NeonatalSegError otherwise."""
-    if not _NAME.fullmatch(name) or name.split(".")[0].lower() in _RESERVED:
-        raise NeonatalSegError(
-            f"{name!r} cannot be a model's name: expected at most 80 letters, digits, dots, hyphens and underscores, "
-            "the first and the last a letter or digit. Give it another name."
-        )
-    return name
 
 
 def write_zip(folder: Path, name: str, file: Path) -> None:

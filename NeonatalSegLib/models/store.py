@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files.atomic import now, sync, sync_folder
+from NeonatalSegLib.files.names import check_name
 from NeonatalSegLib.models import history as log
-from NeonatalSegLib.models.archive import check_name, name_in_zip, read_zip, write_zip
+from NeonatalSegLib.models.archive import name_in_zip, read_zip, write_zip
 from NeonatalSegLib.models.bundle import (
     DEFAULT_MODEL,
     Model,
@@ -203,7 +204,7 @@ def export_model(name: str, zip_file: str | Path) -> Path:
     model.check_weights()
     file = file / f"{model.name}.zip" if file.is_dir() else file
     try:
-        write_zip(model.folder, check_name(model.name), file)
+        write_zip(model.folder, check_name(model.name, "model", plain=True), file)
     except OSError as error:
         raise NeonatalSegError(
             f"{file} could not be written ({error.strerror}): free space or choose another place."
@@ -223,7 +224,7 @@ def import_model(zip_file: str | Path, name: str = "", *, rename: bool = False) 
             labels; or other weights have that name here and ``rename`` is off. Nothing is left behind.
     """
     file = Path(zip_file)
-    name = check_name(name or name_in_zip(file))
+    name = check_name(name or name_in_zip(file), "model", plain=True)
     try:
         user_folder().mkdir(parents=True, exist_ok=True)
         staging = user_folder() / f"{_NEW}{uuid.uuid4().hex}"

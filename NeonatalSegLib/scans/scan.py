@@ -16,6 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.files.names import check_name, safe_name
 from NeonatalSegLib.scans.nifti import broken_voxels
 
 FORMATS = "NIfTI (.nii, .nii.gz), NRRD (.nrrd, .nhdr), MetaImage (.mha, .mhd) or a folder with one DICOM series"
@@ -62,13 +63,15 @@ def load_scan(
     """Read a newborn's T1, T2 or both from files or DICOM folders.
 
     Raises:
-        NeonatalSegError: neither is given, a file is missing or unreadable, or an image is not a usable 3D scan.
+        NeonatalSegError: neither is given, a file is missing or unreadable, an image is not a usable 3D scan, or the
+            name cannot be a file's.
     """
     paths = {key: Path(p) for key, p in (("t1", t1), ("t2", t2)) if p is not None}
-    images = {key: read_image(path) for key, path in paths.items()}
-    sources = {key: str(path) for key, path in paths.items()}
     if name is None:
         name = scan_name(next(iter(reversed(paths.values())))) if paths else "scan"
+    check_name(name, "scan")
+    images = {key: read_image(path) for key, path in paths.items()}
+    sources = {key: str(path) for key, path in paths.items()}
     return make_scan(images.get("t1"), images.get("t2"), name=name, age_weeks=age_weeks, sources=sources)
 
 
@@ -104,16 +107,20 @@ def make_scan(
 
 
 def scan_name(path: Path) -> str:
-    """File name without its image suffix and without a BIDS contrast suffix: ``sub-01_T2w.nii.gz`` gives ``sub-01``."""
+    """A scan's name from its file's: without image suffix and modality, ``sub-01_T2w.nii.gz`` gives ``sub-01``.
+
+    Signs that a file's name should not have become underscores.
+    """
     name = path.name
     for suffix in IMAGE_SUFFIXES:
         if name.lower().endswith(suffix):
             name = name[: -len(suffix)]
             break
-    for contrast in ("_T1w", "_T2w", "_T1", "_T2", "-T1", "-T2"):
-        if name.endswith(contrast) and len(name) > len(contrast):
-            return name[: -len(contrast)]
-    return name or "scan"
+    for modality in ("_T1w", "_T2w", "_T1", "_T2", "-T1", "-T2"):
+        if name.lower().endswith(modality.lower()) and len(name) > len(modality):
+            name = name[: -len(modality)]
+            break
+    return safe_name(name)
 
 
 def read_image(path: str | Path) -> sitk.Image:

@@ -16,6 +16,7 @@ from pathlib import Path
 from NeonatalSegLib import __version__
 from NeonatalSegLib.datasets.dhcp import find_scans
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.files.names import check_distinct, check_name
 from NeonatalSegLib.scans.scan import load_scan
 from NeonatalSegLib.segmentation.outputs import segment_to_folder
 from NeonatalSegLib.segmentation.segmenter import Segmenter, SegmentOptions
@@ -87,7 +88,7 @@ def scans_of_list(table: str | Path) -> list[StudyScan]:
     """Scans from a TSV with the columns name, t1, t2 and age_weeks; paths are relative to the table.
 
     Raises:
-        NeonatalSegError: unreadable, no such columns, a name twice or empty, or an age that is no number.
+        NeonatalSegError: unreadable, no such columns, a name twice or none for a file, or an age that is no number.
     """
     table = Path(table)
     try:
@@ -103,10 +104,11 @@ def scans_of_list(table: str | Path) -> list[StudyScan]:
     scans: dict[str, StudyScan] = {}
     for number, row in enumerate(rows, 2):
         name = (row.get("name") or "").strip()
-        if not name or name in scans or any(c in name for c in "/\\:"):
-            raise NeonatalSegError(
-                f"Line {number} of {table}: the name {name!r} is empty, used twice or not a file name."
-            )
+        try:
+            check_name(name, "scan")
+            check_distinct([*scans, name], "scan")
+        except NeonatalSegError as error:
+            raise NeonatalSegError(f"Line {number} of {table}: {error}") from error
         t1, t2 = ((table.parent / value) if (value := (row.get(key) or "").strip()) else None for key in ("t1", "t2"))
         scans[name] = StudyScan(name, t1, t2, _age(row.get("age_weeks"), number, table), Path(name), name)
     if not scans:

@@ -23,6 +23,7 @@ from NeonatalSegLib import __version__
 from NeonatalSegLib.errors import NeonatalSegError, reason_of
 from NeonatalSegLib.evaluation.metrics import volume_sums
 from NeonatalSegLib.files.atomic import try_folder
+from NeonatalSegLib.files.names import check_name
 from NeonatalSegLib.scans.nifti import is_whole
 from NeonatalSegLib.scans.scan import Scan
 from NeonatalSegLib.segmentation.report import write_report
@@ -72,7 +73,7 @@ def write_outputs(
     Returns:
         Paths by kind: "dseg", "volumes", "sidecar", "report", and "picture", "probabilities", "uncertainty" where made.
     """
-    folder, name = Path(folder), name or scan.name
+    folder, name = Path(folder), check_name(name or scan.name, "scan")
     check_writable(folder)
     started = time.perf_counter()
     staging = Path(tempfile.mkdtemp(prefix=".neonatalseg-", dir=folder))

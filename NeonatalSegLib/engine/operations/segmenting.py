@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from NeonatalSegLib import __version__
 from NeonatalSegLib.engine.operations import finetuning, planning
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.files.names import safe_name
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -143,7 +144,7 @@ def segment(job: Job, models: WarmModels) -> dict[str, Any]:
         scan = load_scan(
             job.fields.get("t1"),
             job.fields.get("t2"),
-            name=job.fields.get("name"),
+            name=safe_name(job.fields.get("name") or ""),  # a node's name may hold anything
             age_weeks=job.fields.get("age_weeks"),
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -137,7 +136,7 @@ _KEYS = ("t1", "t2")
 
 def file_name(name: str) -> str:
     """A volume's name as the name of a scan in a study: without its contrast, and only of what any disk takes."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", scan_name(Path(name.replace("/", "_")))).strip("._") or "scan"
+    return scan_name(Path(name.replace("/", "_"))).replace(" ", "_")
 
 
 def _write(making: _Making, images: Mapping[str, sitk.Image]) -> None:
