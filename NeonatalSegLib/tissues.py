@@ -54,6 +54,7 @@ TISSUES: tuple[Tissue, ...] = (
 )
 PHYSIOLOGICAL: tuple[Tissue, ...] = tuple(t for t in TISSUES if not t.background)
 NUMBER_OF_CLASSES = len(TISSUES)
+UNKNOWN = 255  # in uint8 label arrays that a network learns from: nobody has said what this voxel is
 
 
 def by_index(index: int) -> Tissue:

@@ -13,11 +13,12 @@ from NeonatalSegLib.augmentation.transforms import AugmentationSettings
 from NeonatalSegLib.errors import Cancelled, NeonatalSegError
 from NeonatalSegLib.finetuning.loop import best_mix, evaluate, mean_tissue_dsc, mixed, run_finetuning
 from NeonatalSegLib.finetuning.settings import FineTuningSettings
-from NeonatalSegLib.finetuning.sparse_labels import UNKNOWN, SparseCase, SparsePatches, annotated_on
+from NeonatalSegLib.finetuning.sparse_labels import SparseCase, SparsePatches, annotated_on
 from NeonatalSegLib.networks.losses import DiceCELoss, merge_classes
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.networks.strategies import STRATEGIES, blocks, trainable_parameters
 from NeonatalSegLib.scans.grid import Grid
+from NeonatalSegLib.tissues import UNKNOWN
 
 TINY = NetworkSettings((4, 6, 8, 8), 2.0, (16, 16, 16), heads=1)
 STILL = AugmentationSettings(

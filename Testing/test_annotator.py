@@ -20,12 +20,12 @@ from NeonatalSegLib.experiments.annotator.domains import (
 )
 from NeonatalSegLib.experiments.annotator.report import write_annotator_report
 from NeonatalSegLib.experiments.annotator.simulation import AnnotatorSettings, dsc_merged, reveal, simulate, to_plan
-from NeonatalSegLib.finetuning.sparse_labels import UNKNOWN
 from NeonatalSegLib.models.bundle import Model, save_model
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.scan import Scan
 from NeonatalSegLib.segmentation.segmenter import Segmenter
+from NeonatalSegLib.tissues import UNKNOWN
 
 TINY = NetworkSettings((4, 6, 6), 3.0, (32, 32, 32), heads=1)
 SETTINGS = AnnotatorSettings(

@@ -23,10 +23,10 @@ from NeonatalSegLib.engine.client import Client, EngineError
 from NeonatalSegLib.errors import Cancelled, NeonatalSegError
 from NeonatalSegLib.finetuning.run import finetune, hold_out, learned_before, prepare_case, read_rehearsal
 from NeonatalSegLib.finetuning.settings import FineTuningSettings
-from NeonatalSegLib.finetuning.sparse_labels import UNKNOWN
 from NeonatalSegLib.models import store
 from NeonatalSegLib.models.bundle import DEFAULT_MODEL, Model, read_model, save_model
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
+from NeonatalSegLib.tissues import UNKNOWN
 
 TINY = NetworkSettings((4, 6, 6), 3.0, (32, 32, 32), heads=1)
 QUICK = {"steps": 3, "rehearsal": 0.0, "patch": [32, 32, 32]}

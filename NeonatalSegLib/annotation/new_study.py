@@ -28,7 +28,8 @@ from NeonatalSegLib.scans.scan import Scan, load_scan
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 if TYPE_CHECKING:
-    from NeonatalSegLib.segmentation.segmenter import Progress, Segmenter
+    from NeonatalSegLib.progress import Progress
+    from NeonatalSegLib.segmentation.segmenter import Segmenter
 
 PREFILLS = ("model", "empty")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,9 +25,8 @@ from NeonatalSegLib.evaluation.metrics import (
     surface_distances,
     volumes_ml,
 )
+from NeonatalSegLib.progress import Progress
 from NeonatalSegLib.tissues import NUMBER_OF_CLASSES, PHYSIOLOGICAL, TISSUES, Tissue
-
-Progress = Callable[[str, float], None]
 
 EXTENSIONS = (".nii.gz", ".nii", ".nrrd")
 COLUMNS = ("subject", "tissue", "dsc", "hd95_mm", "assd_mm", "volume_pred_ml", "volume_truth_ml")

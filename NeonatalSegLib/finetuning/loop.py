@@ -20,12 +20,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from NeonatalSegLib.errors import NeonatalSegError, is_out_of_memory
 from NeonatalSegLib.finetuning.settings import FineTuningSettings
-from NeonatalSegLib.finetuning.sparse_labels import UNKNOWN, SparseCase, SparsePatches, central_part
+from NeonatalSegLib.finetuning.sparse_labels import SparseCase, SparsePatches, central_part
 from NeonatalSegLib.networks.losses import DeepSupervisionLoss, merged_loss
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.networks.sliding_window import autocast, predict_windows
 from NeonatalSegLib.networks.strategies import Selection, trainable_parameters
-from NeonatalSegLib.tissues import NUMBER_OF_CLASSES, PHYSIOLOGICAL
+from NeonatalSegLib.tissues import NUMBER_OF_CLASSES, PHYSIOLOGICAL, UNKNOWN
 
 HELD_OUT_OVERLAP = 0.1  # of the windows that judge held-out slices: many judgements, each cheap
 SOURCE_TOLERANCE = 0.01  # mean DSC that a new model may lose on the case that guards the old domain

@@ -19,9 +19,9 @@ import numpy as np
 from NeonatalSegLib.annotation.completed import AnnotatedScan
 from NeonatalSegLib.annotation.plan import PlannedSlice, plane
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.finetuning.sparse_labels import UNKNOWN, SparseCase, annotated_on
+from NeonatalSegLib.finetuning.sparse_labels import SparseCase, annotated_on
 from NeonatalSegLib.models.bundle import Model
-from NeonatalSegLib.tissues import PHYSIOLOGICAL
+from NeonatalSegLib.tissues import PHYSIOLOGICAL, UNKNOWN
 
 if TYPE_CHECKING:
     from NeonatalSegLib.datasets.cache import CachedSubject

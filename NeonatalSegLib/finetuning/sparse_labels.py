@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from NeonatalSegLib.tissues import UNKNOWN
+
 if TYPE_CHECKING:
     import torch
 
     from NeonatalSegLib.augmentation.transforms import AugmentationSettings
     from NeonatalSegLib.scans.grid import Grid
-
-UNKNOWN = 255  # in uint8 label arrays: not annotated
 
 
 def annotated_on(grid: Grid, target: Grid, labels: np.ndarray, annotated: np.ndarray) -> np.ndarray:

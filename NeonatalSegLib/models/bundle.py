@@ -19,6 +19,7 @@ from NeonatalSegLib import __version__
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.models.history import Event, accepted_order, read_events, user_folder
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
+from NeonatalSegLib.resources import shipped_models
 from NeonatalSegLib.tissues import TISSUES
 
 if TYPE_CHECKING:
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "neonatal-v2"
 FORMAT = 1  # of the "neonatalseg" section of metadata.json; raised when an older reader would misread it
-_PACKAGE = Path(__file__).resolve().parents[1]
-# Beside the package in a checkout and in Slicer, inside it when installed by pip.
-_MODEL_FOLDERS = (_PACKAGE.parent / "Resources" / "Models", _PACKAGE / "Resources" / "Models")
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ def installed_models() -> tuple[list[Model], list[str]]:
     """The models of :func:`list_models`, and in words why each other folder beside them was passed over."""
     models: list[Model] = []
     reasons: list[str] = []
-    for folder in sorted(shipped_folder().glob("*/configs/metadata.json")):
+    for folder in sorted(shipped_models().glob("*/configs/metadata.json")):
         _add_model(folder.parent.parent, models, reasons)
     shipped = {model.name for model in models}
     try:
@@ -135,11 +133,6 @@ def installed_models() -> tuple[list[Model], list[str]]:
     return models, reasons
 
 
-def shipped_folder() -> Path:
-    """Where the models lie that came with NeonatalSeg."""
-    return next((folder for folder in _MODEL_FOLDERS if folder.is_dir()), _MODEL_FOLDERS[0])
-
-
 def find_model(name_or_path: str | Path | None = None) -> Model:
     """A model by its name, or by the path of its bundle folder; None for the user's default.
 
@@ -152,7 +145,7 @@ def find_model(name_or_path: str | Path | None = None) -> Model:
         return read_model(path)
     if len(path.parts) != 1 or path.suffix == ".pt" or name.startswith("."):
         raise NeonatalSegError(f"{path} is not a model: expected the name of a model or a bundle folder.")
-    for parent in (shipped_folder(), user_folder()):
+    for parent in (shipped_models(), user_folder()):
         if (parent / name).is_dir():
             return read_model(parent / name)
     names = ", ".join(m.name for m in list_models()) or "none"
@@ -187,7 +180,7 @@ def current_model(events: Sequence[Event] | None = None) -> tuple[str, list[str]
 
 def is_there(name: str, accepted_hash: str) -> bool:
     """Whether an accepted model is still here; a shipped one in any version."""
-    if (shipped_folder() / name).is_dir():
+    if (shipped_models() / name).is_dir():
         return True
     try:
         folder = user_folder() / name

@@ -1,6 +1,6 @@
 """The user's own models: fine-tuned versions with their lineage, accepted, rolled back, discarded, passed on.
 
-    >>> from NeonatalSegLib import store
+    >>> from NeonatalSegLib.models import store
     >>> store.current_name()  # what is used where no model is named
     'neonatal-v2'
 
@@ -37,11 +37,11 @@ from NeonatalSegLib.models.bundle import (
     is_there,
     read_model,
     save_model,
-    shipped_folder,
 )
 from NeonatalSegLib.models.card import scan_names, version_card, version_description
 from NeonatalSegLib.models.history import Event, user_folder
 from NeonatalSegLib.networks.network import NetworkSettings
+from NeonatalSegLib.resources import shipped_models
 
 if TYPE_CHECKING:
     from torch import nn
@@ -111,7 +111,7 @@ def status(name: str) -> str:
 
 def state_of(model: Model) -> str:
     """As :func:`status`, for a model that was read already."""
-    if model.folder.parent == shipped_folder():
+    if model.folder.parent == shipped_models():
         return SHIPPED
     return ACCEPTED if (model.name, model.hash) in log.accepted_order(log.read_events()) else CANDIDATE
 
@@ -253,7 +253,7 @@ def _taken(name: str, weights_hash: str) -> bool:
 
 def _existing(name: str, weights_hash: str) -> Model | None:
     """The model of that name that is here already with the same weights; NeonatalSegError with others."""
-    same = [p for parent in (shipped_folder(), user_folder()) if parent.is_dir() for p in parent.iterdir()]
+    same = [p for parent in (shipped_models(), user_folder()) if parent.is_dir() for p in parent.iterdir()]
     for folder in same:
         if folder.name.casefold() == name.casefold() and folder.is_dir():  # some systems do not tell cases apart
             with suppress(NeonatalSegError):
@@ -289,7 +289,7 @@ def _is_plain(name: str) -> bool:
 
 
 def _is_shipped(name: str) -> bool:
-    return _is_plain(name) and (shipped_folder() / name).is_dir()
+    return _is_plain(name) and (shipped_models() / name).is_dir()
 
 
 def _before(events: Sequence[Event]) -> tuple[str, str] | None:

@@ -7,9 +7,10 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from NeonatalSegLib.evaluation.metrics import dice_per_class, mean_dice_no_background
+from NeonatalSegLib.progress import Progress
 from NeonatalSegLib.scans.scan import load_scan
 from NeonatalSegLib.segmentation.outputs import segment_to_folder
-from NeonatalSegLib.segmentation.segmenter import Progress, Segmenter
+from NeonatalSegLib.segmentation.segmenter import Segmenter
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 DEMO_SEED = 2026  # not one of the phantoms in the training mix

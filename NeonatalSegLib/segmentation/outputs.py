@@ -24,10 +24,11 @@ from NeonatalSegLib.errors import NeonatalSegError, reason_of
 from NeonatalSegLib.evaluation.metrics import volume_sums
 from NeonatalSegLib.files.atomic import try_folder
 from NeonatalSegLib.files.names import check_name
+from NeonatalSegLib.progress import Progress
 from NeonatalSegLib.scans.nifti import is_whole
 from NeonatalSegLib.scans.scan import Scan
 from NeonatalSegLib.segmentation.report import write_report
-from NeonatalSegLib.segmentation.segmenter import Progress, Segmentation, Segmenter, SegmentOptions
+from NeonatalSegLib.segmentation.segmenter import Segmentation, Segmenter, SegmentOptions
 from NeonatalSegLib.tissues import TISSUES
 
 NOTICE = "Research use only, not for diagnosis."

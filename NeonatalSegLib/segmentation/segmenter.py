@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ from NeonatalSegLib.errors import NeonatalSegError, is_out_of_memory
 from NeonatalSegLib.evaluation.metrics import volumes_ml
 from NeonatalSegLib.models.bundle import Model, current_model, find_model
 from NeonatalSegLib.networks.network import NetworkSettings
+from NeonatalSegLib.progress import Progress
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.preprocessing import MIN_AGREEMENT, Prepared, back_to_scan, prepare
 from NeonatalSegLib.scans.scan import Scan
@@ -31,7 +31,6 @@ from NeonatalSegLib.tissues import PHYSIOLOGICAL
 if TYPE_CHECKING:
     import torch
 
-Progress = Callable[[str, float], None]  # (stage, fraction of the whole, 0-1); may raise Cancelled
 STAGES = {
     "prepare": (0.0, 0.15),
     "network": (0.15, 0.8),

@@ -15,7 +15,7 @@ from NeonatalSegLib.augmentation.transforms import build_augmentation
 from NeonatalSegLib.datasets.cache import CachedSubject
 from NeonatalSegLib.datasets.templates import PREFIX as TEMPLATE_PREFIX
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.finetuning.sparse_labels import UNKNOWN
+from NeonatalSegLib.tissues import UNKNOWN
 
 if TYPE_CHECKING:
     from NeonatalSegLib.training.settings import TrainingSettings

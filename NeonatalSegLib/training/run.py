@@ -29,11 +29,11 @@ from NeonatalSegLib.datasets.templates import PREFIX as TEMPLATE_PREFIX
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.evaluation.metrics import dice_per_class, mean_dice_no_background
 from NeonatalSegLib.files.atomic import write_file
-from NeonatalSegLib.finetuning.sparse_labels import UNKNOWN
 from NeonatalSegLib.models.bundle import Model, find_model, save_model
 from NeonatalSegLib.networks.losses import DeepSupervisionLoss, age_loss, merged_loss
 from NeonatalSegLib.networks.network import build_network
 from NeonatalSegLib.networks.sliding_window import predict_with_age
+from NeonatalSegLib.tissues import UNKNOWN
 from NeonatalSegLib.training.callbacks import StopAfter, Stopwatch, TellProgress
 from NeonatalSegLib.training.patches import EpochSampler, PatchDataset, check_masks
 from NeonatalSegLib.training.settings import TrainingSettings, read_settings

@@ -19,9 +19,9 @@ from NeonatalSegLib.annotation.plan import BudgetSettings, PlannedSlice, ScanToP
 from NeonatalSegLib.datasets.cache import read_cache
 from NeonatalSegLib.experiments.annotator.domains import DomainScan, read_domain_scan
 from NeonatalSegLib.experiments.runs import run_jobs
-from NeonatalSegLib.finetuning.sparse_labels import UNKNOWN, SparseCase
+from NeonatalSegLib.finetuning.sparse_labels import SparseCase
 from NeonatalSegLib.networks.strategies import STRATEGIES
-from NeonatalSegLib.tissues import NUMBER_OF_CLASSES, PHYSIOLOGICAL
+from NeonatalSegLib.tissues import NUMBER_OF_CLASSES, PHYSIOLOGICAL, UNKNOWN
 
 
 @dataclass(frozen=True)

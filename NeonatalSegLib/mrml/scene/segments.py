@@ -23,11 +23,11 @@ from NeonatalSegLib.mrml.scene.volumes import (
     set_ras_affine,
     vtk_voxels,
 )
+from NeonatalSegLib.resources import terminology_file
 from NeonatalSegLib.tissues import CATEGORY, PHYSIOLOGICAL, Tissue
 
 BINARY_LABEL_MAP = "Binary labelmap"
 CLOSED_SURFACE = "Closed surface"
-TERMINOLOGY_FILE = Path(__file__).resolve().parents[4] / "Resources" / "NeonatalSeg.term.json"
 TERMINOLOGY_CONTEXT = "NeonatalSeg tissues"
 ANATOMY_CONTEXT = "Anatomic codes - DICOM master list"
 DEFAULT_OPACITY = 0.5
@@ -41,7 +41,8 @@ def terminology_entry(tissue: Tissue) -> str:
 
 def load_terminology(logic: Any) -> bool:
     """Make our terminology known to Slicer's terminology logic, so that its selector names our tissues."""
-    return TERMINOLOGY_FILE.is_file() and bool(logic.LoadTerminologyFromFile(str(TERMINOLOGY_FILE)))
+    file = terminology_file()
+    return file.is_file() and bool(logic.LoadTerminologyFromFile(str(file)))
 
 
 def segmentation_from_label_map(
