@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 DATA ?= ../shared/data/alberts
+# Tests run side by side, each process with one thread of its own; what a file's tests share they find in one process.
+PROCESSES ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest Testing -n $(PROCESSES) --dist loadfile
 
-.PHONY: demo test lint train clean
+.PHONY: demo test test-fast lint train clean
 .DELETE_ON_ERROR:
 
 $(VENV)/base: pyproject.toml constraints.txt
@@ -21,12 +24,18 @@ demo: $(VENV)/base
 	$(VENV)/bin/neonatalseg demo --out demo
 
 test: $(VENV)/test
-	$(RUN) -m pytest Testing
+	$(PYTEST) --cov --cov-report=term:skip-covered
+
+# For between two edits: without the tests that train, segment, draw the panel or start a compute process.
+test-fast: $(VENV)/test
+	$(PYTEST) -m "not slow" --durations=3
 
 lint: $(VENV)/test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	$(RUN) -m codespell_lib
+	$(VENV)/bin/lint-imports
 
 train: $(VENV)/test
 	$(VENV)/bin/neonatalseg train --data $(DATA) --config Resources/Training/neonatal-t1t2.json --out runs/neonatal-t1t2
