@@ -150,7 +150,7 @@ def test_unfinished_study_is_made_again(study: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["{", "[]", '{"format": 1}', '{"format": 99}'])
 def test_damaged_study_is_told(study: Path, text: str) -> None:
     (study / "study.json").write_text(text)
-    with pytest.raises(NeonatalSegError, match=r"could not be read as a study|update NeonatalSeg"):
+    with pytest.raises(NeonatalSegError, match=r"could not be read.*Restore it|update NeonatalSeg"):
         AnnotationSession.open(study, "Anna")
 
 

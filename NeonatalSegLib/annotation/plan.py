@@ -25,6 +25,7 @@ from NeonatalSegLib.annotation import slice_selection
 from NeonatalSegLib.annotation.slice_selection import Candidates, Pick, ScanToPlan, candidates
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files import atomic
+from NeonatalSegLib.files.settings import read_object
 from NeonatalSegLib.scans.grid import AXES, Grid, plane, position_mm, voxel_axis
 from NeonatalSegLib.tissues import NUMBER_OF_CLASSES
 
@@ -169,7 +170,7 @@ class Plan:
         """
         text = json.dumps(self.to_json(), indent=1) + "\n"
         try:
-            atomic.write_file(Path(path), lambda part: _write_text(part, text))
+            atomic.write_text(Path(path), text)
         except OSError as error:
             raise NeonatalSegError(f"The plan {path} could not be written ({error.strerror or error}).") from error
 
@@ -203,10 +204,6 @@ class Plan:
                 )
 
 
-def _write_text(path: Path, text: str) -> None:
-    path.write_bytes(text.encode())  # as bytes: the same file on every system
-
-
 def read_plan(path: str | Path) -> Plan:
     """Read a plan's JSON.
 
@@ -215,7 +212,7 @@ def read_plan(path: str | Path) -> Plan:
     """
     path = Path(path)
     try:
-        text = json.loads(path.read_text(encoding="utf-8"))
+        text = read_object(path, "plan")
         version = int(text["format"])
         if version > FORMAT:
             raise NeonatalSegError(f"The plan {path} has the format {version}: update NeonatalSeg to read it.")

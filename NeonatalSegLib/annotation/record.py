@@ -21,7 +21,7 @@ import numpy as np
 from NeonatalSegLib.annotation.plan import Plan, PlannedSlice, plane
 from NeonatalSegLib.annotation.study import FORMAT, Study, check_labels
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.files import atomic
+from NeonatalSegLib.files.ledger import read_ledger
 from NeonatalSegLib.scans.grid import Grid
 
 STATES = {
@@ -137,14 +137,14 @@ def read_record(study: Study, rater: str) -> tuple[Record, int]:
     """Replay a rater's ledger; every plane in it is verified.
 
     Returns:
-        The record, and how many bytes of the ledger count (for :class:`durable.Ledger`).
+        The record, and how many bytes of the ledger count (for :class:`files.ledger.Ledger`).
 
     Raises:
         NeonatalSegError: a damaged ledger, of a newer format, about slices that are not planned, or with unknown
             labels.
     """
     path = study.rater_folder(rater) / "ledger.jsonl"
-    lines, length = atomic.read_ledger(path)
+    lines, length = read_ledger(path)
     record = Record.empty(study.plan)
     time = ""
     for number, line in enumerate(lines, 1):

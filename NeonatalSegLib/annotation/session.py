@@ -22,6 +22,7 @@ Example:
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,8 @@ from NeonatalSegLib.annotation.study import (
 )
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files import atomic
+from NeonatalSegLib.files.ledger import Ledger
+from NeonatalSegLib.files.lock import Lock
 from NeonatalSegLib.files.names import check_name, same_file
 from NeonatalSegLib.scans.grid import Grid
 
@@ -107,7 +110,7 @@ class AnnotationSession:
             raise NeonatalSegError(f"There is a rater {other[0]!r} already: choose that name or one that differs more.")
         try:
             place.mkdir(parents=True, exist_ok=True)
-            lock = atomic.Lock(place / "lock")
+            lock = Lock(place / "lock")
             atomic.sync_folder(place.parent)
             atomic.sync_folder(study.folder)
         except BlockingIOError as error:
@@ -125,14 +128,14 @@ class AnnotationSession:
             lock.release()
             raise
 
-    def __init__(self, study: Study, rater: str, lock: atomic.Lock) -> None:
+    def __init__(self, study: Study, rater: str, lock: Lock) -> None:
         self.study = study
         self.rater = rater
         self.warnings: list[str] = []
         self._place = study.rater_folder(rater)
-        self._lock: atomic.Lock | None = lock
+        self._lock: Lock | None = lock
         self._record, length = read_record(study, rater)
-        self._ledger = atomic.Ledger(self._place / "ledger.jsonl", length)
+        self._ledger = Ledger(self._place / "ledger.jsonl", length)
         self._base: tuple[str, np.ndarray] | None = None  # of the last scan only: a study may have many
         self._given: dict[str, np.ndarray] = {}  # the pre-fill that a slice was begun with
         self._starts: dict[str, str] = {}
@@ -325,14 +328,16 @@ class AnnotationSession:
         try:
             if after.note(scan) != self._record.note(scan):
                 self._stage_files(staged, after, scan, mask_first=saved is None)
+            self._lock.check()
             self._ledger.append(line)
         except OSError as error:
             for part, _ in staged:
                 with contextlib.suppress(OSError):
                     part.unlink(missing_ok=True)
+            advice = "" if error.errno == errno.EBUSY else ": free space or bring the folder back, then try again"
             raise NeonatalSegError(
                 f"The slice {key} could not be saved in {self._place} ({error.strerror or error}). Nothing that was "
-                "saved before is lost: free space or bring the folder back, then try again."
+                f"saved before is lost{advice}."
             ) from error
         self._record = after
         self._put(staged)

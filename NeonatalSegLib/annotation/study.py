@@ -24,6 +24,7 @@ from NeonatalSegLib.annotation.plan import Plan, read_plan
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files import atomic
 from NeonatalSegLib.files.names import check_name, same_file
+from NeonatalSegLib.files.settings import read_object
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.nifti import is_whole
 from NeonatalSegLib.scans.scan import read_image
@@ -140,8 +141,13 @@ def read_study(folder: str | Path) -> Study:
     """
     folder = Path(folder)
     path = folder / "study.json"
+    if not path.exists():
+        raise NeonatalSegError(f"{folder} holds no study: there is no study.json in it.")
     try:
-        text = json.loads(path.read_text(encoding="utf-8"))
+        text = read_object(path, "study")
+    except NeonatalSegError as error:
+        raise NeonatalSegError(f"{error} Restore it from a backup.") from error
+    try:
         if int(text["format"]) > FORMAT:
             raise NeonatalSegError(f"The study in {folder} has the format {text['format']}: update NeonatalSeg.")
         scans = tuple(
@@ -149,9 +155,7 @@ def read_study(folder: str | Path) -> Study:
             for entry in text["scans"]
         )
         facts = dict(text["facts"])
-    except FileNotFoundError as error:
-        raise NeonatalSegError(f"{folder} holds no study: there is no study.json in it.") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise NeonatalSegError(f"{path} could not be read as a study ({error}). Restore it from a backup.") from error
     plan = read_plan(folder / "plan.json")
     _check_study(plan, scans, {})
@@ -193,7 +197,7 @@ def stage_labels(path: Path, array: np.ndarray, grid: Grid, note: str = "") -> P
         note: kept in the header, at most 79 characters; :func:`note_of` gives it back.
 
     Returns:
-        The temporary file, to be moved by :func:`durable.put`.
+        The temporary file, to be moved by :func:`files.atomic.put`.
 
     Raises:
         OSError: it could not be written whole, or not on this grid.
@@ -309,7 +313,7 @@ def _write_study(folder: Path, plan: Plan, prefills: Mapping[str, np.ndarray], s
             atomic.put(stage_labels(path, labels.astype(np.uint8), plan.grids[name]), path)
         atomic.sync_folder(creating / "prefill")
         plan.write(creating / "plan.json")
-        atomic.write_file(creating / "study.json", lambda part: part.write_bytes(study.encode()))
+        atomic.write_text(creating / "study.json", study)
         for name in names:
             atomic.put(creating / name, folder / name)
             moved.append(name)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.files.atomic import write_file, write_text
+from NeonatalSegLib.files.settings import read_object
 from NeonatalSegLib.tissues import NUMBER_OF_CLASSES
 
 if TYPE_CHECKING:  # it leads to SimpleITK, which a machine that only trains may not have
@@ -112,8 +113,8 @@ def cache_spacing(folder: str | Path) -> float:
 
 def _read_index(folder: Path) -> dict:
     try:
-        index = json.loads((folder / "cache.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        index = read_object(folder / "cache.json", "index of prepared arrays")
+    except NeonatalSegError as error:
         raise NeonatalSegError(f"{folder} holds no cache of prepared arrays (cache.json): build one first.") from error
     if index.get("format") != FORMAT:
         raise NeonatalSegError(
@@ -158,12 +159,11 @@ def _add(
         arrays["inside"] = inside
     digest = hashlib.sha256()
     for key, array in arrays.items():
-        np.save(folder / f"{name}_{key}.npy", array)
+        # Beside, then replaced: whoever has the old array mapped keeps it.
+        write_file(folder / f"{name}_{key}.npy", lambda part, array=array: np.save(part, array))  # type: ignore[misc]
         digest.update(array.tobytes())
     index["subjects"][name] = {**facts, "sha256": digest.hexdigest()}
-    part = folder / "cache.json.part"
-    part.write_text(json.dumps(index, indent=1), encoding="utf-8")
-    os.replace(part, folder / "cache.json")
+    write_text(folder / "cache.json", json.dumps(index, indent=1))
 
 
 def _prepare_subject(subject: Subject, spacing_mm: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ truth where that needs no guess, measure (:mod:`NeonatalSegLib.evaluation.metric
 from __future__ import annotations
 
 import csv
-import os
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,6 +25,7 @@ from NeonatalSegLib.evaluation.metrics import (
     surface_distances,
     volumes_ml,
 )
+from NeonatalSegLib.files.atomic import write_text
 from NeonatalSegLib.progress import Progress
 from NeonatalSegLib.tissues import NUMBER_OF_CLASSES, PHYSIOLOGICAL, TISSUES, Tissue
 
@@ -120,23 +121,17 @@ class Evaluation:
             NeonatalSegError: the file cannot be written.
         """
         path = Path(path)
-        # Beside the target, since os.replace works within one file system only.
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        text = io.StringIO()
+        writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows([_cell(getattr(row, column)) for column in COLUMNS] for row in self.rows)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("w", encoding="utf-8", newline="") as stream:
-                writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
-                writer.writerow(COLUMNS)
-                writer.writerows([_cell(getattr(row, column)) for column in COLUMNS] for row in self.rows)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, path)
+            write_text(path, text.getvalue())
         except OSError as error:
             raise NeonatalSegError(
                 f"Cannot write the results to {path}: {error.strerror or error}. Choose a path that can be written."
             ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def evaluate_folders(pred: Path, truth: Path, *, surface: bool = True, progress: Progress | None = None) -> Evaluation:

@@ -15,7 +15,6 @@ already running. For several GPUs or machines that share a file system:
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 import traceback
@@ -24,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.files.atomic import write_text
+from NeonatalSegLib.files.settings import read_object
 
 # Processes that start afresh (no fork), with one thread each, torch's included; runs of minutes are no reason to warn.
 LOCAL_WORKERS = {
@@ -84,7 +85,7 @@ def run_jobs(
             f"{len(failed)} of {len(jobs)} runs failed: {'; '.join(failed)}. Their folders below {out / 'runs'} hold "
             "error.txt. Run the same command again to try only these."
         )
-    return {key: json.loads((folder / "result.json").read_text(encoding="utf-8")) for key, folder in folders.items()}
+    return {key: read_object(folder / "result.json", "result of a run", nan=True) for key, folder in folders.items()}
 
 
 Todo = Mapping[str, tuple[dict[str, Any], Path]]
@@ -154,10 +155,7 @@ def _claim(file: Path, data: Mapping[str, Any], what: str) -> None:
     if not file.exists():
         _write(file, wanted)
         return
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise NeonatalSegError(f"{file} could not be read: {error}.") from error
+    found = read_object(file, "description of runs", nan=True)
     if found != wanted:
         differing = sorted(k for k in {**found, **wanted} if found.get(k) != wanted.get(k))
         raise NeonatalSegError(
@@ -167,6 +165,4 @@ def _claim(file: Path, data: Mapping[str, Any], what: str) -> None:
 
 def _write(file: Path, data: Any) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(file.name + ".part")
-    part.write_text(json.dumps(data, indent=1), encoding="utf-8")
-    os.replace(part, file)
+    write_text(file, json.dumps(data, indent=1))

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import stat
-import uuid
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.files.atomic import sync
+from NeonatalSegLib.files.atomic import write_file
 
 # What a bundle consists of, and how large each part may be (bytes). The paper's larger network takes 63 MB.
 KNOWN_FILES = {
@@ -32,19 +30,16 @@ def write_zip(folder: Path, name: str, file: Path) -> None:
     Raises:
         OSError: a file cannot be read or written; nothing is left behind.
     """
-    part = file.with_name(f".{file.name}.{uuid.uuid4().hex}.part")
-    try:
-        with part.open("wb") as stream:
-            with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-                for known in KNOWN_FILES:
-                    if (folder / known).is_file():
-                        entry = zipfile.ZipInfo(f"{name}/{known}", _SAME_DATE)
-                        entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
-                        archive.writestr(entry, (folder / known).read_bytes())
-            sync(stream)
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)
+
+    def write(part: Path) -> None:
+        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+            for known in KNOWN_FILES:
+                if (folder / known).is_file():
+                    entry = zipfile.ZipInfo(f"{name}/{known}", _SAME_DATE)
+                    entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+                    archive.writestr(entry, (folder / known).read_bytes())
+
+    write_file(file, write)
 
 
 def name_in_zip(file: Path) -> str:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from NeonatalSegLib import __version__
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.files.atomic import put, stage, write_text
+from NeonatalSegLib.files.settings import read_object
 from NeonatalSegLib.models.history import Event, accepted_order, read_events, user_folder
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.resources import shipped_models
@@ -205,11 +207,11 @@ def read_model(folder: str | Path) -> Model:
     folder = Path(folder)
     file = folder / "configs" / "metadata.json"
     try:
-        metadata = json.loads(file.read_text(encoding="utf-8"))
+        metadata = read_object(file, "model's description", most_bytes=4_000_000)
         ours = metadata["neonatalseg"]
         version = int(ours["format"])
         labels_there, hash_there = ours.get("labels"), ours.get("sha256")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (NeonatalSegError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise NeonatalSegError(
             f"{folder} is not a NeonatalSeg model: expected a MONAI bundle with configs/metadata.json "
             "and its 'neonatalseg' section."
@@ -255,16 +257,16 @@ def save_model(
         (folder / part).mkdir(parents=True, exist_ok=True)
     halves: dict[int, torch.Tensor] = {}  # DynUNet lists most weights under two names: one copy of each in the file
     weights = {k: halves.setdefault(v.data_ptr(), v.detach().cpu().half()) for k, v in network.state_dict().items()}
-    part_file = folder / "models" / "model.pt.part"
-    torch.save(weights, part_file)
+    weights_file = folder / "models" / "model.pt"
+    staged = stage(weights_file, lambda part: torch.save(weights, part))
     ours = {
         "format": FORMAT,
         "network": settings.to_json(),
         "labels": {str(t.index): t.key for t in TISSUES},
-        "sha256": sha256(part_file),
+        "sha256": sha256(staged),
         **(facts or {}),
     }
-    os.replace(part_file, folder / "models" / "model.pt")
+    put(staged, weights_file)
     channels = {str(t.index): t.name for t in TISSUES}
     metadata = {
         "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json",
@@ -298,10 +300,8 @@ def save_model(
         },
         "neonatalseg": ours,
     }  # fmt: skip
-    (folder / "docs" / "README.md").write_text(card or f"# {folder.name}\n\n{description}\n", encoding="utf-8")
-    part_meta = folder / "configs" / "metadata.json.part"
-    part_meta.write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
-    os.replace(part_meta, folder / "configs" / "metadata.json")
+    write_text(folder / "docs" / "README.md", card or f"# {folder.name}\n\n{description}\n")
+    write_text(folder / "configs" / "metadata.json", json.dumps(metadata, indent=1) + "\n")
     return read_model(folder)
 
 

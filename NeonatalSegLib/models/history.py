@@ -18,6 +18,7 @@ from pathlib import Path
 
 from NeonatalSegLib.errors import NeonatalSegError, reason_of
 from NeonatalSegLib.files.atomic import now, sync, sync_folder, try_folder
+from NeonatalSegLib.files.settings import read_object
 
 FOLDER_VARIABLE = "NEONATALSEG_MODELS"
 ACCEPT, ROLL_BACK, DISCARD = "accept", "roll back", "discard"
@@ -79,9 +80,9 @@ def read_events() -> list[Event]:
     events = []
     for number in numbers:
         try:
-            said = json.loads((folder / _place(number) / _EVENT).read_text(encoding="utf-8"))
+            said = read_object(folder / _place(number) / _EVENT, "event", most_bytes=10_000)
             events.append(Event(**{**said, "number": number}))
-        except (OSError, ValueError, TypeError):
+        except (NeonatalSegError, TypeError):
             continue
     return events
 

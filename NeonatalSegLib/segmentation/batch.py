@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,9 @@ from pathlib import Path
 from NeonatalSegLib import __version__
 from NeonatalSegLib.datasets.dhcp import find_scans
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.files.atomic import write_text
 from NeonatalSegLib.files.names import check_distinct, check_name
+from NeonatalSegLib.files.settings import read_object
 from NeonatalSegLib.scans.scan import load_scan
 from NeonatalSegLib.segmentation.outputs import segment_to_folder
 from NeonatalSegLib.segmentation.segmenter import Segmenter, SegmentOptions
@@ -183,8 +184,8 @@ def is_done(segmenter: Segmenter, scan: StudyScan, out: Path, options: SegmentOp
 
 def _sidecar(scan: StudyScan, out: Path) -> dict | None:
     try:
-        return json.loads((out / scan.folder / f"{scan.stem}_dseg.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(out / scan.folder / f"{scan.stem}_dseg.json", "side-car", nan=True)
+    except NeonatalSegError:
         return None
 
 
@@ -214,10 +215,8 @@ def _write_description(out: Path) -> None:
 
 def _replace(path: Path, text: str) -> Path:
     """Write a text file so that a reader sees the old one or the new one."""
-    part = path.with_name(path.name + ".part")
     try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
+        write_text(path, text)
     except OSError as error:
         raise NeonatalSegError(f"{path} could not be written ({error.strerror or error}).") from error
     return path

@@ -28,7 +28,8 @@ from NeonatalSegLib.datasets.cache import CachedSubject
 from NeonatalSegLib.datasets.templates import PREFIX as TEMPLATE_PREFIX
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.evaluation.metrics import dice_per_class, mean_dice_no_background
-from NeonatalSegLib.files.atomic import write_file
+from NeonatalSegLib.files.atomic import write_text
+from NeonatalSegLib.files.settings import read_object
 from NeonatalSegLib.models.bundle import Model, find_model, save_model
 from NeonatalSegLib.networks.losses import DeepSupervisionLoss, age_loss, merged_loss
 from NeonatalSegLib.networks.network import build_network
@@ -324,10 +325,10 @@ def _claim(
     # Compared as settings: a run from before a setting came into being had its default.
     if file.exists() and read_settings(file) != TrainingSettings.from_json(json.loads(text)):
         raise NeonatalSegError(f"{folder} holds a run with other settings: choose a new folder, or remove it.")
-    if data.exists() and json.loads(data.read_text(encoding="utf-8")) != subjects:
+    if data.exists() and read_object(data, "list of subjects") != subjects:
         raise NeonatalSegError(
             f"{folder} holds a run on other subjects, arrays or slices: choose a new folder, or remove it."
         )
     for path, content in ((file, text), (data, json.dumps(subjects, indent=1))):
         if not path.exists():
-            write_file(path, lambda part, text=content: part.write_text(text, encoding="utf-8"))  # type: ignore[misc]
+            write_text(path, content)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -15,6 +15,8 @@ from NeonatalSegLib.datasets.bids import Subject, find_subjects
 from NeonatalSegLib.datasets.cache import read_labels
 from NeonatalSegLib.datasets.templates import find_templates
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.files.atomic import write_file, write_text
+from NeonatalSegLib.files.settings import read_object
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.preprocessing import foreground, labels_on, prepare
 from NeonatalSegLib.scans.scan import Scan, load_scan, make_scan
@@ -98,7 +100,7 @@ def prepare_domain(
     index = folder / "domain.json"
     claim = {"model": segmenter.model.name, "sha256": segmenter.model.hash, "wanted": wanted}
     if index.is_file():
-        known = json.loads(index.read_text(encoding="utf-8"))
+        known = read_object(index, "index of prepared scans")
         if {key: known.get(key) for key in claim} != claim:
             raise NeonatalSegError(
                 f"{folder} was prepared with the model {known.get('model')} and {known.get('wanted')}: "
@@ -110,9 +112,7 @@ def prepare_domain(
     for scan, labels in pairs():
         _prepare_scan(folder, scan, labels, segmenter)
         names.append(scan.name)
-    part = index.with_name("domain.json.part")
-    part.write_text(json.dumps({**claim, "scans": names}, indent=1), encoding="utf-8")
-    os.replace(part, index)
+    write_text(index, json.dumps({**claim, "scans": names}, indent=1))
     return [read_domain_scan(folder, name) for name in names]
 
 
@@ -138,11 +138,11 @@ def _prepare_scan(folder: Path, scan: Scan, labels: sitk.Image, segmenter: Segme
     network = segmenter.model.load_network().to(segmenter.device)
     predicted = predict_windows(network, image, segmenter.model.network, overlap=HELD_OUT_OVERLAP)
     probabilities = predicted.movedim(0, -1).cpu().numpy()
-    np.savez(
-        folder / f"{scan.name}.npz",
-        image=prepared.array.astype(np.float16),
-        labels=labels_on(prepared.grid, labels),
-        prediction=probabilities.argmax(-1).astype(np.uint8),
-        uncertainty=entropy(probabilities).astype(np.float16),
-        spacing_mm=segmenter.model.spacing_mm,
-    )
+    arrays: dict[str, Any] = {
+        "image": prepared.array.astype(np.float16),
+        "labels": labels_on(prepared.grid, labels),
+        "prediction": probabilities.argmax(-1).astype(np.uint8),
+        "uncertainty": entropy(probabilities).astype(np.float16),
+        "spacing_mm": segmenter.model.spacing_mm,
+    }
+    write_file(folder / f"{scan.name}.npz", lambda part: np.savez(part, **arrays))

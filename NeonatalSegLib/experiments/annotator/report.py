@@ -10,6 +10,7 @@ import numpy as np
 
 from NeonatalSegLib.experiments.annotator.simulation import AnnotatorSettings, mean_of
 from NeonatalSegLib.experiments.tables import Spread, Table
+from NeonatalSegLib.files.atomic import write_text
 from NeonatalSegLib.models.bundle import Model
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
@@ -32,8 +33,8 @@ def write_annotator_report(
     tissues = by_tissue("By tissue, change after fine-tuning", results, settings)
     files = [out / f"{name}.md", out / f"{name}.tsv", out / f"{name}_tissues.tsv", out / f"{name}.png"]
     draw(title, curves, files[3])
-    files[1].write_text(table.tsv(), encoding="utf-8")
-    files[2].write_text(tissues.tsv(), encoding="utf-8")
+    write_text(files[1], table.tsv())
+    write_text(files[2], tissues.tsv())
     files[0].write_text(
         "\n\n".join(
             [

@@ -15,6 +15,7 @@ from NeonatalSegLib.experiments.paper.trial import trial
 from NeonatalSegLib.experiments.plots import draw
 from NeonatalSegLib.experiments.runs import run_jobs
 from NeonatalSegLib.experiments.tables import Result
+from NeonatalSegLib.files.atomic import write_text
 from NeonatalSegLib.tissues import TISSUES
 
 
@@ -148,5 +149,5 @@ def _splits(report: Report) -> str:
 
 
 def _write(path: Path, text: str) -> Path:
-    path.write_text(text, encoding="utf-8", newline="\n")
+    write_text(path, text)
     return path

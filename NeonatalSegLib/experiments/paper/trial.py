@@ -11,7 +11,6 @@ A job is what JSON can hold::
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +25,7 @@ from NeonatalSegLib import __version__
 from NeonatalSegLib.datasets.cache import CachedSubject, read_cache
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.evaluation.metrics import dice_per_class
+from NeonatalSegLib.files.atomic import write_file
 from NeonatalSegLib.networks.network import build_network, parameter_count
 from NeonatalSegLib.networks.sliding_window import predict_with_age
 from NeonatalSegLib.networks.strategies import trainable_parameters
@@ -69,9 +69,8 @@ def trial(job: dict[str, Any], folder: Path, cache: str | Path, loader_workers: 
         for side, names in job["evaluate"].items()
         for name in names
     ]
-    part = folder / (WEIGHTS + ".part")
-    torch.save(network.state_dict(), part)
-    os.replace(part, folder / WEIGHTS)
+    weights = network.state_dict()
+    write_file(folder / WEIGHTS, lambda part: torch.save(weights, part))
     if (folder / "training").exists():
         for checkpoint in (folder / "training").glob("*.ckpt"):  # of no more use, and large
             checkpoint.unlink()

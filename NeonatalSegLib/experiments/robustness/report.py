@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,8 @@ from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.experiments.robustness import alterations as a
 from NeonatalSegLib.experiments.robustness.alterations import FACTORS, Alteration, one_at_a_time
 from NeonatalSegLib.experiments.tables import Table, dsc_no_background
+from NeonatalSegLib.files.atomic import write_text
+from NeonatalSegLib.files.settings import read_object
 from NeonatalSegLib.models.bundle import Model
 from NeonatalSegLib.segmentation.segmenter import METHOD
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
@@ -68,7 +69,7 @@ def read_earlier(folder: Path, config: Mapping[str, Any]) -> Earlier:
         NeonatalSegError: the folder holds none, or they were drawn with another seed or other alterations.
     """
     try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        found = read_object(folder / "config.json", "configuration", nan=True)
         rows = read_table(folder / f"{NAME}.tsv")
         dsc = {(r["subject"], alteration_of(r), r["contrast"]): float(r["mean_dsc"]) for r in rows}
     except (OSError, ValueError, KeyError, NeonatalSegError) as error:
@@ -91,7 +92,7 @@ def write_report(
     """``robustness.md``, ``robustness.tsv`` (a row for every cell and subject) and ``robustness.png`` in ``out``."""
     out = Path(out)
     page, table, picture = (out / f"{NAME}.{ending}" for ending in ("md", "tsv", "png"))
-    table.write_text(as_tsv(rows, model), encoding="utf-8", newline="\n")
+    write_text(table, as_tsv(rows, model))
     now, then = figures(rows, dsc_no_background), figures(rows, earlier.of) if earlier else {}
     draw(now, then, model.name, earlier.model if earlier else "", picture)
     parts = [f"# Robustness of {model.name}", "Made by this command:", f"    {command}", *_results(rows, now, then)]
@@ -101,7 +102,7 @@ def write_report(
             other = f", segmented in an earlier way (METHOD {earlier.method}, now {METHOD})"
         parts += [f"Before: the model {earlier.model} on the same altered scans{other}.", _changes(now, then)]
     parts += [f"![Mean DSC of every cell]({picture.name})", "## How to read it", _notes(rows, model)]
-    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8", newline="\n")
+    write_text(page, "\n\n".join(parts) + "\n")
     return [page, table, picture]
 
 

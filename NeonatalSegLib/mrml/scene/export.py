@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import SimpleITK as sitk
 import slicer
 
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.files.atomic import write_file, write_text
 from NeonatalSegLib.mrml.scene.results import volume_rows, volumes_from_label_map
 from NeonatalSegLib.mrml.scene.segments import WithoutSurfaces, label_map_from_segmentation, write_surfaces
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
@@ -25,8 +25,8 @@ def export_label_map(node: Any, folder: Path) -> dict[str, Path]:
     volumes = volumes_from_label_map(label_map)
     files = {"label_map": folder / f"{_stem(node)}_dseg.nii.gz", "volumes": folder / f"{_stem(node)}_volumes.tsv"}
     try:
-        _write_whole(files["label_map"], lambda part: sitk.WriteImage(label_map, str(part), True))
-        _write_whole(files["volumes"], lambda part: part.write_text(_volumes_text(volumes), encoding="utf-8"))
+        write_file(files["label_map"], lambda part: sitk.WriteImage(label_map, str(part), True))
+        write_text(files["volumes"], _volumes_text(volumes))
     except (OSError, RuntimeError) as error:
         raise _unwritable(folder, error) from error
     return files
@@ -64,16 +64,6 @@ def _stem(node: Any) -> str:
     """The node's name as a file name: blanks and signs that a file system may refuse become underscores."""
     name = "".join(sign if sign.isalnum() or sign in "-_" else "_" for sign in node.GetName())
     return name.strip("_") or "segmentation"
-
-
-def _write_whole(target: Path, write: Any) -> None:
-    """Either the old file or the whole new one: written beside it under a name of its own, then renamed."""
-    part = target.with_name(f"part-{os.getpid()}-{target.name}")
-    try:
-        write(part)
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _volumes_text(volumes: dict[str, float]) -> str:
