@@ -231,7 +231,7 @@ def test_files_that_are_no_plan(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text("[1, 2]", encoding="utf-8")
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
     for name in ("torn.json", "list.json", "bytes.json", "missing.json"):
-        with pytest.raises(NeonatalSegError, match=f"{name} could not be read as a plan"):
+        with pytest.raises(NeonatalSegError, match=f"plan of slices .*{name} could not be read"):
             read_plan(tmp_path / name)
     with pytest.raises(NeonatalSegError, match="could not be written"):
         plan_slices([box()], settings(5)).write(tmp_path / "no such folder" / "plan.json")

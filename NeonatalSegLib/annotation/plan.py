@@ -212,7 +212,10 @@ def read_plan(path: str | Path) -> Plan:
     """
     path = Path(path)
     try:
-        text = read_object(path, "plan")
+        text = read_object(path, "plan of slices")
+    except NeonatalSegError as error:
+        raise NeonatalSegError(f"{error} Expected the JSON file that 'neonatalseg budget' writes.") from error
+    try:
         version = int(text["format"])
         if version > FORMAT:
             raise NeonatalSegError(f"The plan {path} has the format {version}: update NeonatalSeg to read it.")
