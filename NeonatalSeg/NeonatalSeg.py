@@ -36,7 +36,7 @@ from NeonatalSegLib.mrml.shared import choices  # noqa: E402
 from NeonatalSegLib.mrml.shared.compute import start_engine  # noqa: E402
 from NeonatalSegLib.mrml.shared.host import Host, Section  # noqa: E402
 from NeonatalSegLib.mrml.shared.parameters import NeonatalSegParameterNode  # noqa: E402
-from NeonatalSegLib.panel.segment_state import Signal  # noqa: E402
+from NeonatalSegLib.panel.signals import Signal  # noqa: E402
 
 POLL_MS = 80
 # The sections below the first: the .ui file, and the class in NeonatalSegLib.mrml that brings it to life.
@@ -131,10 +131,14 @@ class NeonatalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 logging.exception("NeonatalSeg")
 
     def onReload(self) -> None:
-        """Developers reload the library with the module."""
+        """Developers reload the library with the module; where the module is open, the new panel is entered as well."""
+        entered = self._entered
         for name in [name for name in sys.modules if name.split(".")[0] == "NeonatalSegLib"]:
             del sys.modules[name]
         ScriptedLoadableModuleWidget.onReload(self)
+        made = getattr(slicer.modules, "NeonatalSegWidget", None)
+        if entered and made is not None and made is not self:
+            made.enter()
 
     def enter(self) -> None:
         """The user opens the module: ask the compute process what it can do, if it can be started at all."""
@@ -165,11 +169,15 @@ class NeonatalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onSceneEndImport(self, caller: Any = None, event: Any = None) -> None:
         """A scene was loaded, perhaps with our parameters and a result."""
         if self._entered or self.controller.parameters is not None:
+            # What the parameters refer to has come after them: only a word of the node has them read anew.
+            self.logic.getParameterNode().parameterNode.Modified()
             self._follow_scene()
             self.controller.on_parameters_changed()
 
     def onNodeRemoved(self, caller: Any = None, event: Any = None) -> None:
         """Perhaps it was the scan that is being segmented, or annotated."""
+        if self.controller.parameters is not None:
+            self.controller.parameters.parameterNode.Modified()  # or its parameters would go on naming a node that left
         self.controller.node_removed()
         for section in self.sections.values():
             section.node_removed()
@@ -225,7 +233,7 @@ class NeonatalSegTest(ScriptedLoadableModuleTest):
 
     def setUp(self) -> None:
         """An empty scene."""
-        slicer.mrmlScene.Clear()
+        slicer.mrmlScene.Clear(False)
 
     def runTest(self) -> None:
         """Run all tests."""

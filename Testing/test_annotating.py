@@ -9,8 +9,10 @@ import pytest
 from small_studies import cut, make_study, prefill
 
 from NeonatalSegLib.annotation.session import AnnotationSession
+from NeonatalSegLib.annotation.smoothing import smoothed
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.panel.annotate_state import KEYS, NO_STUDY, AnnotateState, smoothed
+from NeonatalSegLib.panel.annotate_state import NO_STUDY, AnnotateState
+from NeonatalSegLib.panel.annotate_view import KEYS, view_of
 from NeonatalSegLib.panel.work_clock import WorkClock
 
 FIRST, SECOND, THIRD, FOURTH = "sub-01/axial/5", "sub-01/axial/11", "sub-01/coronal/7", "sub-01/sagittal/9"
@@ -104,7 +106,7 @@ def test_reading_the_clock_often_changes_nothing(hand: Hand) -> None:
 
 
 def test_without_a_study(state: AnnotateState) -> None:
-    view = state.view()
+    view = view_of(state)
     assert (view.study, view.rows, view.progress) == (NO_STUDY, (), "")
     assert not any(control.enabled for control in view.buttons.values())
     assert not view.edit.visible and view.setup.visible
@@ -121,14 +123,14 @@ def test_a_name_is_needed(state: AnnotateState, study: Path) -> None:
 def test_a_study_open_elsewhere_under_this_name_is_refused(state: AnnotateState, study: Path) -> None:
     with AnnotationSession.open(study, "Anna"), pytest.raises(NeonatalSegError, match="Anna has this study open"):
         state.open(study, "Anna")
-    assert state.view().study == NO_STUDY
+    assert view_of(state).study == NO_STUDY
     state.open(study, "Anna")  # closed there: now it works
     state.close()
 
 
 def test_the_list_of_slices(state: AnnotateState, study: Path) -> None:
     begin(state, study)
-    view = state.view()
+    view = view_of(state)
     assert [row.key for row in view.rows] == [FIRST, SECOND, THIRD, FOURTH]
     assert [row.state for row in view.rows] == ["in progress", "to do", "to do", "to do"]
     assert [row.axis for row in view.rows] == ["axial", "axial", "coronal", "sagittal"]
@@ -155,17 +157,17 @@ def test_a_slice_starts_from_the_prefill_and_done_leads_to_the_next(
     item = state.project.item(FIRST)
     assert (item.state, item.seconds, item.changed_voxels) == ("done", 42.0, np.count_nonzero(corrected != labels))
     state.go(SECOND)
-    assert state.view().progress == "1 of 4 slices, about 2 min left"
+    assert view_of(state).progress == "1 of 4 slices, about 2 min left"
     assert state.clock.seconds == 0
 
 
 def test_buttons_say_why_not(state: AnnotateState, study: Path) -> None:
     begin(state, study)
-    buttons = state.view().buttons
+    buttons = view_of(state).buttons
     assert buttons["done"].enabled and f"Key: {KEYS['done']}" in buttons["done"].tool_tip
     assert not buttons["reopen"].enabled and not buttons["previous"].enabled
     state.skip()
-    view = state.view()  # the slice is still shown, and closed
+    view = view_of(state)  # the slice is still shown, and closed
     assert not view.buttons["done"].enabled and "skipped" in view.buttons["done"].tool_tip
     assert view.buttons["reopen"].enabled and not view.edit.enabled
 
@@ -177,7 +179,7 @@ def test_skip_flag_reopen(state: AnnotateState, study: Path) -> None:
     assert state.flag("motion") == THIRD
     state.go(THIRD)
     assert state.previous_key() == SECOND
-    rows = {row.key: row for row in state.view().rows}
+    rows = {row.key: row for row in view_of(state).rows}
     assert (rows[FIRST].state, rows[SECOND].state) == ("skipped", "flagged")
     assert rows[SECOND].tool_tip.endswith("Note: motion")
     state.go(FIRST)
@@ -191,7 +193,7 @@ def test_the_end_of_a_study(state: AnnotateState, study: Path) -> None:
     for _ in range(3):
         labels = state.go(state.complete(labels))
     assert state.complete(labels) == ""
-    view = state.view()
+    view = view_of(state)
     assert "All slices" in view.message and view.progress == "4 of 4 slices" and view.percent == 100
 
 
@@ -254,25 +256,25 @@ def test_a_draft_with_unknown_labels_is_refused(study: Path) -> None:
 
 def test_making_a_study(state: AnnotateState) -> None:
     state.set_scan("Choose a T1.")
-    assert not state.view().make.enabled and state.view().make.tool_tip == "Choose a T1."
+    assert not view_of(state).make.enabled and view_of(state).make.tool_tip == "Choose a T1."
     state.set_scan("")
-    assert state.view().make.enabled
+    assert view_of(state).make.enabled
     state.make()
     state.progress("network", 0.5, 90.0)
-    view = state.view()
+    view = view_of(state)
     assert (view.make.text, view.making.text, view.making_percent) == ("Cancel", "Segmenting, 2 min left", 50)
     assert not view.open.enabled and not view.setup.enabled
     state.made("It failed.", "error")
-    view = state.view()
+    view = view_of(state)
     assert (view.making.visible, view.message, view.kind) == (False, "It failed.", "error")
 
 
 def test_resume_is_offered_for_the_study_that_was_open(state: AnnotateState, study: Path) -> None:
-    assert not state.view().resume.visible
+    assert not view_of(state).resume.visible
     state.open(study, "Anna")
-    assert not state.view().resume.visible
+    assert not view_of(state).resume.visible
     state.close()
-    view = state.view()
+    view = view_of(state)
     assert view.resume.visible and view.resume.text == "Resume study"
 
 

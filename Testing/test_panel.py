@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from NeonatalSegLib.panel.segment_state import BUSY, NO_INPUT, NO_RESULT, Device, SegmentState, Signal, State, duration
+from NeonatalSegLib.panel.controls import duration
+from NeonatalSegLib.panel.segment_state import Device, SegmentState, State
+from NeonatalSegLib.panel.segment_view import BUSY, NO_INPUT, NO_RESULT, view_of
+from NeonatalSegLib.panel.signals import Signal
 
 ROWS = [("CSF", 100.0), ("White matter", 150.0)]
 GPU = Device("cuda", "GPU: NVIDIA H200")
@@ -30,7 +33,7 @@ def done() -> SegmentState:
 
 
 def test_no_input_says_what_to_do() -> None:
-    view = SegmentState().view()
+    view = view_of(SegmentState())
     assert view.state is State.NO_INPUT
     assert (view.segment.enabled, view.segment.tool_tip, view.segment.text) == (False, NO_INPUT, "Segment")
     assert (view.export.enabled, view.export.tool_tip) == (False, NO_RESULT)
@@ -41,13 +44,13 @@ def test_no_input_says_what_to_do() -> None:
 def test_either_input_is_enough(names: tuple[str, str]) -> None:
     panel = SegmentState()
     panel.set_inputs(*names)
-    assert panel.state is State.IDLE and panel.view().segment.enabled and panel.view().message == ""
+    assert panel.state is State.IDLE and view_of(panel).segment.enabled and view_of(panel).message == ""
 
 
 def test_unusable_input_is_refused_with_its_reason() -> None:
     panel = SegmentState()
     panel.set_inputs("T1", "", "T1 holds no image data.")
-    view = panel.view()
+    view = view_of(panel)
     assert not view.segment.enabled and view.segment.tool_tip == "T1 holds no image data." == view.message
     assert not panel.start() and panel.state is State.IDLE
 
@@ -55,7 +58,7 @@ def test_unusable_input_is_refused_with_its_reason() -> None:
 def test_running_turns_segment_into_cancel_and_locks_the_rest() -> None:
     panel = running()
     panel.progress("network", 0.42, 12.3)
-    view = panel.view()
+    view = view_of(panel)
     assert (view.segment.text, view.segment.enabled) == ("Cancel", True)
     assert (view.inputs.enabled, view.inputs.tool_tip) == (False, BUSY)
     assert (view.percent, view.progress.text, view.progress.visible) == (42, "Segmenting, 12 s left", True)
@@ -63,7 +66,7 @@ def test_running_turns_segment_into_cancel_and_locks_the_rest() -> None:
 
 
 def test_progress_before_the_fraction_is_known() -> None:
-    view = running().view()
+    view = view_of(running())
     assert view.percent is None and view.progress.text == "Handing over the scan"
 
 
@@ -71,27 +74,27 @@ def test_cancel_then_late_progress_then_idle() -> None:
     panel = running()
     panel.cancel()
     panel.progress("network", 0.9, 1.0)
-    view = panel.view()
+    view = view_of(panel)
     assert panel.state is State.CANCELLING
     assert not view.segment.enabled and "two seconds" in view.segment.tool_tip and view.progress.text == "Stopping ..."
     panel.cancelled()
-    assert panel.state is State.IDLE and "Cancelled" in panel.view().message
+    assert panel.state is State.IDLE and "Cancelled" in view_of(panel).message
 
 
 def test_cancel_keeps_an_earlier_result() -> None:
     panel = done()
     assert panel.start()
-    assert not panel.view().export.enabled and panel.view().export.tool_tip == BUSY
+    assert not view_of(panel).export.enabled and view_of(panel).export.tool_tip == BUSY
     panel.cancel()
     panel.cancelled()
-    view = panel.view()
+    view = view_of(panel)
     assert panel.state is State.DONE and view.rows == tuple(ROWS) and view.export.enabled
 
 
 def test_done_shows_warnings_before_the_summary() -> None:
     panel = running()
     panel.finished(ROWS, ["T1 and T2 look swapped."], "Done in 8 s.")
-    view = panel.view()
+    view = view_of(panel)
     assert (view.state, view.kind) == (State.DONE, "warning")
     assert view.message.splitlines() == ["T1 and T2 look swapped.", "Done in 8 s."]
     assert view.results.enabled and view.export.enabled
@@ -100,9 +103,9 @@ def test_done_shows_warnings_before_the_summary() -> None:
 def test_error_allows_another_try() -> None:
     panel = running()
     panel.failed("The disk is full.")
-    view = panel.view()
+    view = view_of(panel)
     assert (view.state, view.kind, view.message) == (State.ERROR, "error", "The disk is full.")
-    assert view.segment.enabled and panel.start() and panel.view().message == ""
+    assert view.segment.enabled and panel.start() and view_of(panel).message == ""
 
 
 def test_input_changed_while_running_counts_afterwards() -> None:
@@ -110,52 +113,52 @@ def test_input_changed_while_running_counts_afterwards() -> None:
     panel.set_inputs("", "")
     assert panel.state is State.RUNNING
     panel.cancelled("T1 was deleted.")
-    assert panel.state is State.NO_INPUT and panel.view().message == "T1 was deleted."
+    assert panel.state is State.NO_INPUT and view_of(panel).message == "T1 was deleted."
 
 
 def test_same_inputs_again_keep_the_message() -> None:
     panel = done()
     panel.notice("Written.")
     panel.set_inputs("T1", "T2")
-    assert panel.view().message == "Written."
+    assert view_of(panel).message == "Written."
 
 
 @pytest.mark.parametrize("make", [SegmentState, ready, running, done])
 def test_scene_closed_from_everywhere(make: object) -> None:
     panel: SegmentState = make()  # type: ignore[operator]
     panel.scene_closed()
-    view = panel.view()
+    view = view_of(panel)
     assert view.state is State.NO_INPUT and view.rows == () and not view.export.enabled and view.inputs.enabled
 
 
 def test_result_loaded_with_a_scene_and_deleted() -> None:
     panel = ready()
     panel.show_result(ROWS)
-    assert panel.state is State.DONE and panel.view().rows == tuple(ROWS)
+    assert panel.state is State.DONE and view_of(panel).rows == tuple(ROWS)
     panel.show_result(None)
-    assert panel.state is State.IDLE and panel.view().rows == ()
+    assert panel.state is State.IDLE and view_of(panel).rows == ()
 
 
 def test_device_line() -> None:
     panel = SegmentState()
-    assert "compute process" in panel.view().device
+    assert "compute process" in view_of(panel).device
     panel.set_device_note("PyTorch is not installed yet.")
-    assert panel.view().device == "PyTorch is not installed yet."
+    assert view_of(panel).device == "PyTorch is not installed yet."
     panel.set_devices([GPU, CPU])
-    assert panel.view().device == "GPU: NVIDIA H200"
+    assert view_of(panel).device == "GPU: NVIDIA H200"
     panel.choose_device("cpu")
-    assert panel.view().device == "CPU (2 threads)"
+    assert view_of(panel).device == "CPU (2 threads)"
     panel.cpu_seconds = 31.0
-    assert panel.view().device == "CPU (2 threads): about 31 s a scan"
+    assert view_of(panel).device == "CPU (2 threads): about 31 s a scan"
     panel.seconds_on["cpu"] = 18.6
-    assert panel.view().device == "CPU (2 threads): about 19 s a scan"
+    assert view_of(panel).device == "CPU (2 threads): about 19 s a scan"
 
 
 def test_device_that_is_promised_but_does_not_work() -> None:
     panel = SegmentState()
     panel.set_devices([Device("cuda", "GPU: Old One", False, "no kernel image"), CPU])
     assert panel.device_name == "cpu"
-    assert panel.view().device == "CPU (2 threads); GPU: Old One cannot be used (no kernel image)"
+    assert view_of(panel).device == "CPU (2 threads); GPU: Old One cannot be used (no kernel image)"
     panel.choose_device("cuda")
     assert panel.device_name == "cpu"
 

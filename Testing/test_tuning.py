@@ -9,7 +9,9 @@ from NeonatalSegLib.models import store
 from NeonatalSegLib.models.bundle import find_model, save_model
 from NeonatalSegLib.models.scores import Scores, Version, list_versions
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
+from NeonatalSegLib.panel import segment_view
 from NeonatalSegLib.panel.finetune_state import FineTuneState, State, Strategy
+from NeonatalSegLib.panel.finetune_view import view_of
 from NeonatalSegLib.panel.segment_state import SegmentState
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
@@ -52,7 +54,7 @@ def finished(**changes: Any) -> FineTuneState:
 
 def test_without_a_study_it_says_where_to_get_one() -> None:
     made = FineTuneState()
-    view = made.view()
+    view = view_of(made)
     assert (made.state, view.start.enabled, view.study) == (State.NO_STUDY, False, "none chosen")
     assert "Annotate section" in view.message and view.start.tool_tip == view.message
     assert not made.start()
@@ -62,34 +64,34 @@ def test_a_study_without_completed_slices_cannot_start() -> None:
     made = FineTuneState()
     made.set_study("study", 0, 33)
     assert made.state is State.READY
-    assert "No slice" in made.view().message and not made.view().start.enabled
+    assert "No slice" in view_of(made).message and not view_of(made).start.enabled
     made.set_study("study", 1, 33)
-    assert made.view().start.enabled and made.view().study == "study: 1 of 33 slices completed"
+    assert view_of(made).start.enabled and view_of(made).study == "study: 1 of 33 slices completed"
 
 
 def test_a_study_that_cannot_be_read_is_told_as_a_notice() -> None:
     made = FineTuneState()
     made.set_study("study", refusal="There is no study in /x.")
-    assert (made.view().message, made.view().kind) == ("There is no study in /x.", "warning")
+    assert (view_of(made).message, view_of(made).kind) == ("There is no study in /x.", "warning")
     assert not made.start()
 
 
 def test_ready_running_stopping_candidate() -> None:
     made = tuning()
-    assert made.view().start.text == "Start"
+    assert view_of(made).start.text == "Start"
     assert made.start() and made.state is State.RUNNING
-    view = made.view()
+    view = view_of(made)
     assert view.start.text == "Stop" and "keep the best" in view.start.tool_tip
     assert view.progress.visible and view.percent is None
     for control in (view.settings, view.accept, view.discard, view.roll_back, view.export, view.import_):
         assert not control.enabled and "running" in control.tool_tip
     assert not made.start()
     made.stop()
-    view = made.view()
+    view = view_of(made)
     assert made.state is State.STOPPING and not view.start.enabled and "best so far is kept" in view.progress.text
     made.set_store("base", [CANDIDATE])
     made.finished({**RESULT, "stopped_early": True})
-    view = made.view()
+    view = view_of(made)
     assert made.state is State.CANDIDATE and not view.progress.visible
     assert view.message.startswith("Stopped early; the best so far was taken. base-ft001 is ready.")
     assert "0.550 before, 0.650 after" in view.message and "The current model is still base" in view.message
@@ -99,37 +101,37 @@ def test_ready_running_stopping_candidate() -> None:
 def test_progress_in_words_keeps_the_last_held_out_dice() -> None:
     made = tuning()
     made.progress({"stage": "train", "step": 5})
-    assert made.view().progress.text == ""  # nothing runs
+    assert view_of(made).progress.text == ""  # nothing runs
     made.start()
     made.progress({"stage": "train", "fraction": 0.25, "step": 50, "steps": 200, "loss": 0.5, "held_out_dsc": 0.75})
     made.progress(
         {"stage": "train", "fraction": 0.5, "seconds_left": 90, "step": 100, "steps": 200, "loss": 0.25,
          "held_out_dsc": None}
     )  # fmt: skip
-    assert made.view().percent == 50
-    assert made.view().progress.text == "Training, step 100 of 200; loss 0.250; held-out DSC 0.750; 2 min left"
+    assert view_of(made).percent == 50
+    assert view_of(made).progress.text == "Training, step 100 of 200; loss 0.250; held-out DSC 0.750; 2 min left"
     made.progress({"stage": "choose", "fraction": 0.92, "seconds_left": None})
-    assert "mix of old and new" in made.view().progress.text and "step" not in made.view().progress.text
+    assert "mix of old and new" in view_of(made).progress.text and "step" not in view_of(made).progress.text
 
 
 def test_before_and_after_side_by_side_the_mean_last() -> None:
-    rows = finished().view().rows
+    rows = view_of(finished()).rows
     assert [row[0] for row in rows] == [t.name for t in PHYSIOLOGICAL] + ["Mean"]
     assert rows[0] == ("CSF", "0.510", "0.610", "+0.100")
     assert rows[7] == ("Hippocampus", "0.590", "–", "–")
     assert rows[8] == ("Mean", "0.550", "0.650", "+0.100")
-    assert "base and base-ft001 (strategy deep)" in finished().view().rows_text
+    assert "base and base-ft001 (strategy deep)" in view_of(finished()).rows_text
     worse = Scores(BEFORE, BEFORE, 0.5, 0.25)
     assert worse.rows[8][3] == "-0.250" and worse.rows[0][3] == "+0.000"
 
 
 def test_nothing_kept_and_nothing_trained_are_told_and_leave_the_model() -> None:
     made = finished(model=None)
-    view = made.view()
+    view = view_of(made)
     assert made.state is State.READY and "Stopped before the first step" in view.message
     assert view.rows[8][1:3] == ("0.550", "0.650") and "last run on its 2 held-out slices" in view.rows_text
     assert not view.accept.enabled
-    assert "Nothing was trained" in finished(model=None, strategy="none").view().message
+    assert "Nothing was trained" in view_of(finished(model=None, strategy="none")).message
 
 
 def test_without_held_out_slices_there_is_no_table_but_a_sentence() -> None:
@@ -138,21 +140,21 @@ def test_without_held_out_slices_there_is_no_table_but_a_sentence() -> None:
     made.start()
     made.set_store("base", [Version("base-ft001", "candidate", "deep", "base", Scores.of(nothing))])
     made.finished({**RESULT, **nothing})
-    assert "could not be scored" in made.view().message and made.view().rows == ()
+    assert "could not be scored" in view_of(made).message and view_of(made).rows == ()
 
 
 def test_warnings_come_first() -> None:
-    view = finished(warnings=["Memory ran out: smaller patches."]).view()
+    view = view_of(finished(warnings=["Memory ran out: smaller patches."]))
     assert view.message.startswith("Memory ran out") and view.kind == "warning"
 
 
 def test_decisions_are_offered_for_what_can_be_decided() -> None:
-    view = finished().view()
+    view = view_of(finished())
     assert view.accept.enabled and view.discard.enabled and view.export.enabled
     assert not view.roll_back.enabled and "first model" in view.roll_back.tool_tip
     made = finished()
     made.set_store("base-ft001", [Version("base-ft001", "accepted", "deep", "base")], "base")
-    view = made.view()
+    view = view_of(made)
     assert not view.accept.enabled and "current model already" in view.accept.tool_tip
     assert not view.discard.enabled and "roll back" in view.discard.tool_tip
     assert view.roll_back.enabled and "base" in view.roll_back.tool_tip
@@ -161,30 +163,30 @@ def test_decisions_are_offered_for_what_can_be_decided() -> None:
 
 def test_the_current_model_is_named_in_every_state() -> None:
     made = tuning()
-    seen = [made.view().current]
+    seen = [view_of(made).current]
     made.start()
-    seen.append(made.view().current)
+    seen.append(view_of(made).current)
     made.stop()
-    seen.append(made.view().current)
+    seen.append(view_of(made).current)
     made.failed("Too little memory.")
-    seen.append(made.view().current)
+    seen.append(view_of(made).current)
     made.set_store("base", [CANDIDATE])
     made.finished(RESULT)
-    seen.append(made.view().current)
+    seen.append(view_of(made).current)
     assert seen == ["base"] * 5
     made.set_store("base", [], warnings=["The accepted model x is missing: base is used instead."])
-    assert "x is missing" in made.view().current
+    assert "x is missing" in view_of(made).current
 
 
 def test_an_error_is_told_and_the_next_start_is_possible() -> None:
     made = tuning()
     made.start()
     made.failed("A drive is gone.")  # another click's; the fine-tuning goes on
-    assert made.state is State.RUNNING and made.view().message == "A drive is gone."
+    assert made.state is State.RUNNING and view_of(made).message == "A drive is gone."
     made.ended("Too little memory.")
-    assert (made.state, made.view().kind, made.view().message) == (State.ERROR, "error", "Too little memory.")
-    assert made.view().start.text == "Start" and made.start()
-    assert made.view().message == ""
+    assert (made.state, view_of(made).kind, view_of(made).message) == (State.ERROR, "error", "Too little memory.")
+    assert view_of(made).start.text == "Start" and made.start()
+    assert view_of(made).message == ""
 
 
 def test_a_chosen_version_changes_nothing_but_what_is_shown() -> None:
@@ -192,52 +194,52 @@ def test_a_chosen_version_changes_nothing_but_what_is_shown() -> None:
     made.set_store("base", [Version("a", "candidate"), Version("b", "accepted", "full", "base", Scores.of(RESULT))])
     assert made.version == "b"
     made.choose_version("a")
-    assert made.view().rows == () and made.current == "base"
+    assert view_of(made).rows == () and made.current == "base"
     made.choose_version("b")
-    assert made.view().rows[8][2] == "0.650"
+    assert view_of(made).rows[8][2] == "0.650"
     made.set_store("base", [Version("a", "candidate")])  # b was discarded
     assert made.version == "a"
 
 
 def test_strategies_with_their_share() -> None:
     made = FineTuneState()
-    assert [name for _, name in made.view().strategies] == ["none", "shallow", "medium", "deep", "full", "scratch"]
-    assert made.view().strategies[1][0] == "shallow" and "Trains everything" in made.view().strategy_text
+    assert [name for _, name in view_of(made).strategies] == ["none", "shallow", "medium", "deep", "full", "scratch"]
+    assert view_of(made).strategies[1][0] == "shallow" and "Trains everything" in view_of(made).strategy_text
     made.set_strategies([Strategy("shallow", "the bottleneck", 4_096_000, 16_384_000, 25.0), Strategy("none", "as is")])
-    assert made.view().strategies[0] == ("shallow: 4.10 of 16.38 million parameters, 25 %", "shallow")
+    assert view_of(made).strategies[0] == ("shallow: 4.10 of 16.38 million parameters, 25 %", "shallow")
     assert Strategy("x", "y", 12, 48, 25.0).label == "x: 12 of 48 parameters, 25 %"
     made.choose_strategy("shallow")
-    assert made.strategy == "shallow" and made.view().strategy_text == "Trains the bottleneck."
+    assert made.strategy == "shallow" and view_of(made).strategy_text == "Trains the bottleneck."
     made.choose_strategy("of a newer version")
     assert made.strategy == "shallow"
     made.choose_strategy("none")
-    assert "only scores" in made.view().strategy_text
+    assert "only scores" in view_of(made).strategy_text
 
 
 def test_the_compute_process_does_one_thing_at_a_time() -> None:
     made = tuning()
     made.set_occupied("A segmentation is running.")
-    assert not made.start() and made.view().message == "A segmentation is running."
+    assert not made.start() and view_of(made).message == "A segmentation is running."
     made.set_occupied("")
     assert made.start()
     panel = SegmentState()
     panel.set_inputs("T1", "")
     panel.set_occupied("A fine-tuning is under way.")
-    assert not panel.start() and not panel.view().segment.enabled
-    assert "A fine-tuning is under way." in panel.view().message
-    assert panel.view().segment.tool_tip == "A fine-tuning is under way."
+    assert not panel.start() and not segment_view.view_of(panel).segment.enabled
+    assert "A fine-tuning is under way." in segment_view.view_of(panel).message
+    assert segment_view.view_of(panel).segment.tool_tip == "A fine-tuning is under way."
     panel.set_occupied("")
-    assert panel.view().message == "" and panel.start()
+    assert segment_view.view_of(panel).message == "" and panel.start()
 
 
 def test_scene_closed_while_running() -> None:
     made = tuning()
     made.start()
     made.scene_closed()
-    assert made.state is State.NO_STUDY and "stopped and discarded" in made.view().message
+    assert made.state is State.NO_STUDY and "stopped and discarded" in view_of(made).message
     made = tuning()
     made.scene_closed()
-    assert "Choose or start a study" in made.view().message
+    assert "Choose or start a study" in view_of(made).message
 
 
 def test_every_change_is_told_once() -> None:

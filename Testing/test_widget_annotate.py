@@ -93,7 +93,7 @@ class WorkTest(AnnotateCase):
     def test_closed_and_empty_at_first(self) -> None:
         self.assertTrue(self.ui.annotateSection.property("collapsed"))
         self.assertFalse(self.ui.workBox.isVisibleTo(self.ui.annotateSection))
-        self.assertFalse(any(shortcut.isEnabled() for shortcut in self.section.shortcuts.values()))
+        self.assertFalse(any(shortcut.isEnabled() for shortcut in self.section.keys.shortcuts.values()))
 
     def test_opening_shows_the_first_slice(self) -> None:
         self.open()
@@ -374,7 +374,7 @@ class ObliqueTest(OrientationTest):
 
 class KeyTest(AnnotateCase):
     def press(self, name: str) -> None:
-        shortcut = self.section.shortcuts[name]
+        shortcut = self.section.keys.shortcuts[name]
         if shortcut.isEnabled():
             shortcut.activated.emit()
 
@@ -406,19 +406,19 @@ class KeyTest(AnnotateCase):
     def test_keys_are_those_of_the_tool_tips(self) -> None:
         self.open()
         for name in ("done", "skip", "flag", "next"):
-            keys = self.section.shortcuts[name].key.toString()
+            keys = self.section.keys.shortcuts[name].key.toString()
             self.assertIn(f"Key: {keys}", getattr(self.ui, f"{name}Button").property("toolTip"))
 
     def test_a_key_held_down_completes_one_slice(self) -> None:
         self.open()
-        self.assertFalse(any(shortcut.autoRepeat for shortcut in self.section.shortcuts.values()))
+        self.assertFalse(any(shortcut.autoRepeat for shortcut in self.section.keys.shortcuts.values()))
 
     def test_no_keys_while_the_section_is_folded(self) -> None:
         self.open()
         self.ui.annotateSection.setProperty("collapsed", True)
-        self.assertFalse(any(shortcut.isEnabled() for shortcut in self.section.shortcuts.values()))
+        self.assertFalse(any(shortcut.isEnabled() for shortcut in self.section.keys.shortcuts.values()))
         self.ui.annotateSection.setProperty("collapsed", False)
-        self.assertTrue(self.section.shortcuts["done"].isEnabled())
+        self.assertTrue(self.section.keys.shortcuts["done"].isEnabled())
 
     def test_the_opacity_key_goes_round(self) -> None:
         self.open()
@@ -430,13 +430,13 @@ class KeyTest(AnnotateCase):
 
     def test_no_keys_outside_the_module(self) -> None:
         self.open()
-        self.assertTrue(self.section.shortcuts["done"].isEnabled() and self.editor.shortcutsInstalled())
+        self.assertTrue(self.section.keys.shortcuts["done"].isEnabled() and self.editor.shortcutsInstalled())
         self.widget.exit()
-        self.assertFalse(any(shortcut.isEnabled() for shortcut in self.section.shortcuts.values()))
+        self.assertFalse(any(shortcut.isEnabled() for shortcut in self.section.keys.shortcuts.values()))
         self.assertFalse(self.editor.shortcutsInstalled())
         self.assertIsNone(self.editor.activeEffect())
         self.widget.enter()
-        self.assertTrue(self.section.shortcuts["done"].isEnabled())
+        self.assertTrue(self.section.keys.shortcuts["done"].isEnabled())
 
 
 if __name__ == "__main__":

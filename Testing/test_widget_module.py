@@ -8,6 +8,8 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
+import slicer
+
 sys.path.insert(0, str(Path(__file__).resolve().parent / "slicer" / "stand_ins"))
 import slicer_qt
 import slicer_scene
@@ -55,11 +57,14 @@ class ModuleTest(unittest.TestCase):
         slicer_qt.install()
         self.scene = slicer_scene.new_scene()
 
-    def test_module_texts_and_sample_data(self) -> None:
+    def test_module_texts(self) -> None:
         import NeonatalSeg
 
         parent = types.SimpleNamespace()
-        NeonatalSeg.NeonatalSeg(parent)
+        if slicer_scene.in_slicer():  # made when Slicer started; a second one would register everything twice
+            parent = slicer.modules.neonatalseg
+        else:
+            NeonatalSeg.NeonatalSeg(parent)
         self.assertEqual((parent.title, parent.categories), ("NeonatalSeg", ["Segmentation"]))
         self.assertIn("not for diagnosis", parent.helpText)
         self.assertIn("Gousias", parent.acknowledgementText)
@@ -99,6 +104,23 @@ class ModuleTest(unittest.TestCase):
                 widget.onReload()
             reloaded.assert_called_once()
             self.assertFalse([name for name in sys.modules if name.startswith("NeonatalSegLib")])
+
+    @unittest.skipIf(slicer_scene.in_slicer(), "Slicer's own button does it there")
+    def test_a_module_that_is_open_is_open_after_a_reload(self) -> None:
+        """Slicer sets the new widget up and does not enter it: devices and parameters would be missing."""
+        with mock.patch.dict(sys.modules):
+            engine = ScriptedEngine()
+            widget = slicer_qt.make_widget(lambda: engine)
+            widget.enter()
+            asked = len(engine.asked("hello"))
+            with mock.patch.object(ScriptedEngine, "close"):
+                widget.onReload()
+            made = slicer.modules.NeonatalSegWidget
+            self.assertIsNot(made, widget)
+            self.assertEqual(len(engine.asked("hello")), asked + 1)
+            self.assertIsNotNone(made.controller.parameters)
+            self.assertTrue(made.sections["Annotate"].timer.isActive())
+            made.cleanup()
 
 
 if __name__ == "__main__":

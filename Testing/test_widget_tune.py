@@ -205,7 +205,7 @@ class StudyTest(TuneCase):
         self.scene.SetSaveToXMLString(1)
         self.scene.Commit()
         xml = self.scene.GetSceneXMLString()
-        self.scene.Clear(True)
+        self.scene.Clear(False)
         self.scene.SetLoadFromXMLString(1)
         self.scene.SetSceneXMLString(xml)
         self.scene.Import()

@@ -56,7 +56,7 @@ class StoreTest(TuneCase):
             asked.append(text)
             return next(answers)
 
-        self.tune.confirm = confirm
+        self.tune.store_buttons.confirm = confirm
         self.parameters.model = self.name
         self.tune_ui.discardButton.click()
         self.assertEqual(store.status(self.name), "candidate")
@@ -69,7 +69,7 @@ class StoreTest(TuneCase):
         self.assertFalse(self.tune_ui.discardButton.isEnabled())
 
     def test_export_and_import_on_another_computer(self) -> None:
-        self.tune.choose_folder = lambda title: str(self.folder)
+        self.tune.store_buttons.choose_folder = lambda title: str(self.folder)
         self.tune_ui.exportModelButton.click()
         file = self.folder / f"{self.name}.zip"
         self.assertTrue(file.is_file())
@@ -77,7 +77,7 @@ class StoreTest(TuneCase):
         with mock.patch.dict(os.environ, {"NEONATALSEG_MODELS": str(self.folder / "elsewhere")}):
             self.widget.enter()
             self.assertEqual(self.shown(self.tune_ui.versionSelector), ["none yet"])
-            self.tune.choose_file = lambda title, kinds: str(file)
+            self.tune.store_buttons.choose_file = lambda title, kinds: str(file)
             self.tune_ui.importModelButton.click()
             self.assertEqual(store.status(self.name), "candidate")
             self.assertEqual(self.shown(self.tune_ui.versionSelector), [f"{self.name} (candidate)"])
@@ -86,8 +86,8 @@ class StoreTest(TuneCase):
 
     def test_dialogs_that_are_closed_change_nothing(self) -> None:
         before = self.said("tuneMessageLabel")
-        self.tune.choose_folder = lambda title: ""
-        self.tune.choose_file = lambda title, kinds: ""
+        self.tune.store_buttons.choose_folder = lambda title: ""
+        self.tune.store_buttons.choose_file = lambda title, kinds: ""
         self.tune_ui.exportModelButton.click()
         self.tune_ui.importModelButton.click()
         self.assertEqual(self.said("tuneMessageLabel"), before)
@@ -95,7 +95,7 @@ class StoreTest(TuneCase):
     def test_a_file_that_is_no_model(self) -> None:
         file = self.folder / "holiday.zip"
         file.write_bytes(b"not a zip")
-        self.tune.choose_file = lambda title, kinds: str(file)
+        self.tune.store_buttons.choose_file = lambda title, kinds: str(file)
         self.tune_ui.importModelButton.click()
         self.assertEqual(self.tuning.state, State.ERROR)
         self.assertIn("holiday.zip", self.said("tuneMessageLabel"))

@@ -1,7 +1,7 @@
-"""What the Fine-tune section shows, as plain Python: states, texts, what is enabled and why not.
+"""The Fine-tune section, as plain Python: its states and what can happen.
 
-As in ``panel``: the controller calls ``FineTuneState``'s methods when something happens, and draws
-``FineTuneState.view()`` when ``FineTuneState.changed`` is emitted. Nothing here knows Qt, MRML or torch.
+The controller calls ``FineTuneState``'s methods when something happens, and draws ``finetune_view.view_of(state)`` when
+``FineTuneState.changed`` is emitted. Nothing here knows Qt, MRML or torch.
 """
 
 from __future__ import annotations
@@ -13,23 +13,13 @@ from typing import Any
 
 from NeonatalSegLib.models.scores import Scores, Version, dice_text
 from NeonatalSegLib.networks.strategies import STRATEGIES
-from NeonatalSegLib.panel.segment_state import STAGE_NAMES as SEGMENT_STAGES
-from NeonatalSegLib.panel.segment_state import Control, Signal, duration
+from NeonatalSegLib.panel.controls import duration
+from NeonatalSegLib.panel.signals import Signal
 
 NO_STUDY = "Choose or start a study in the Annotate section: fine-tuning learns from its completed slices."
 NO_SLICES = "No slice of this study is completed yet. Complete some in the Annotate section first."
 RUNNING = "A fine-tuning is running. Stop it, or wait until it is done."
 NO_VERSION = "There is no fine-tuned model yet. Fine-tune or import one first."
-STAGE_NAMES = {
-    **SEGMENT_STAGES,
-    "read": "Reading the study",
-    "prepare": "Preparing the slices",
-    "measure before": "Scoring the current model",
-    "train": "Training",
-    "choose": "Choosing the mix of old and new weights",
-    "done": "Finishing",
-    "write": "Writing the new model",
-}
 
 
 class State(Enum):
@@ -61,34 +51,6 @@ class Strategy:
         return f"{self.name}: {_count(self.trained, self.total)} parameters, {self.percent:.3g} %"
 
 
-@dataclass(frozen=True)
-class View:
-    """Everything the section draws. ``kind`` colours the message: "info", "warning" or "error"."""
-
-    state: State
-    study: str
-    current: str
-    strategies: tuple[tuple[str, str], ...]
-    strategy: str
-    strategy_text: str
-    settings: Control
-    start: Control
-    progress: Control
-    percent: int | None
-    message: str
-    kind: str
-    versions: tuple[tuple[str, str], ...]
-    version: str
-    version_list: Control
-    rows: tuple[tuple[str, str, str, str], ...]
-    rows_text: str
-    accept: Control
-    discard: Control
-    roll_back: Control
-    export: Control
-    import_: Control
-
-
 @dataclass
 class FineTuneState:
     """The state machine. Methods are what can happen; ``view`` is what is seen.
@@ -109,28 +71,28 @@ class FineTuneState:
     version: str = ""
     strategies: Sequence[Strategy] = tuple(Strategy(name, text) for name, text in STRATEGIES.items())
     study: str = ""
-    _done: int = 0
-    _total: int = 0
-    _refusal: str = ""
-    _occupied: str = ""
-    _previous: str = ""
-    _store_warnings: Sequence[str] = ()
-    _versions: Sequence[Version] = ()
-    _unkept: Scores | None = None
-    _held_out: int = 0
-    _progress: Mapping[str, Any] = field(default_factory=dict)
-    _message: str = ""
-    _kind: str = "info"
+    completed: int = 0
+    planned: int = 0
+    refusal: str = ""
+    occupied: str = ""
+    previous: str = ""
+    store_warnings: Sequence[str] = ()
+    versions: Sequence[Version] = ()
+    unkept: Scores | None = None
+    held_out_slices: int = 0
+    latest: Mapping[str, Any] = field(default_factory=dict)
+    message: str = ""
+    kind: str = "info"
 
     # What is there
 
     def set_study(self, name: str, done: int = 0, total: int = 0, refusal: str = "") -> None:
         """The study ("" for none), how many of its slices are completed, and why it cannot be read."""
         told = (name, done, total, refusal)
-        if told == (self.study, self._done, self._total, self._refusal):
+        if told == (self.study, self.completed, self.planned, self.refusal):
             return
         other = name != self.study
-        self.study, self._done, self._total, self._refusal = told
+        self.study, self.completed, self.planned, self.refusal = told
         if not self.busy and (other or self.state in (State.NO_STUDY, State.READY)):
             self._rest()
         self.changed.emit()
@@ -142,9 +104,9 @@ class FineTuneState:
 
         ``warnings`` say why another one is current than the last that was accepted.
         """
-        self.current, self._versions, self._previous = current, tuple(versions), previous
-        self._store_warnings = tuple(warnings)
-        if self._chosen is None:
+        self.current, self.versions, self.previous = current, tuple(versions), previous
+        self.store_warnings = tuple(warnings)
+        if self.chosen_version is None:
             self.version = versions[-1].name if versions else ""
         self._rest_unless_told()
         self.changed.emit()
@@ -156,8 +118,8 @@ class FineTuneState:
 
     def set_occupied(self, why: str) -> None:
         """The compute process is busy with something else, or, with "", no more."""
-        if why != self._occupied:
-            self._occupied = why
+        if why != self.occupied:
+            self.occupied = why
             self.changed.emit()
 
     def choose_strategy(self, name: str) -> None:
@@ -168,7 +130,7 @@ class FineTuneState:
 
     def choose_version(self, name: str) -> None:
         """The version whose scores are shown, and that Accept, Discard and Export mean."""
-        self.version, self._unkept = name, None
+        self.version, self.unkept = name, None
         self._rest_unless_told()
         self.changed.emit()
 
@@ -178,8 +140,8 @@ class FineTuneState:
         """A fine-tuning starts; False, and nothing changes, where it cannot."""
         if self.why_not:
             return False
-        self.state, self._progress = State.RUNNING, {"stage": "start"}
-        self._message, self._kind, self._unkept = "", "info", None
+        self.state, self.latest = State.RUNNING, {"stage": "start"}
+        self.message, self.kind, self.unkept = "", "info", None
         self.changed.emit()
         return True
 
@@ -190,9 +152,9 @@ class FineTuneState:
         """
         if not self.busy:
             return
-        kept = {"held_out_dsc": self._progress.get("held_out_dsc")}
+        kept = {"held_out_dsc": self.latest.get("held_out_dsc")}
         told = {key: value for key, value in fields.items() if value is not None}
-        self._progress = {**kept, **told}
+        self.latest = {**kept, **told}
         self.changed.emit()
 
     def stop(self) -> None:
@@ -204,13 +166,13 @@ class FineTuneState:
     def finished(self, result: Mapping[str, Any]) -> None:
         """The operation's result is there, and the store was read again."""
         name, scores = result.get("model"), Scores.of(result)
-        self._held_out = int(result.get("held_out_slices") or 0)
+        self.held_out_slices = int(result.get("held_out_slices") or 0)
         if name:
-            self.state, self.version, self._unkept = State.CANDIDATE, str(name), None
+            self.state, self.version, self.unkept = State.CANDIDATE, str(name), None
             text = f"{name} is ready. {self._means(scores)} The current model is still {self.current}: accept or "
             text += "discard the new one."
         else:
-            self.state, self._unkept = State.READY, scores
+            self.state, self.unkept = State.READY, scores
             text = f"Nothing was trained: this strategy leaves {self.current} as it is. {self._means(scores)}"
             if result.get("strategy") != "none":
                 text = f"Stopped before the first step: nothing was trained, {self.current} is as it was."
@@ -219,42 +181,42 @@ class FineTuneState:
         if result.get("seconds"):
             text += f" It took {duration(float(result['seconds']))} on {result.get('device') or 'this computer'}."
         warnings = [str(warning) for warning in result.get("warnings") or []]
-        self._message, self._kind = "\n".join([*warnings, text]), "warning" if warnings else "info"
+        self.message, self.kind = "\n".join([*warnings, text]), "warning" if warnings else "info"
         self.changed.emit()
 
     def failed(self, message: str) -> None:
         """A button that was clicked has failed, with one sentence for the user; what runs goes on."""
-        self._message, self._kind = message, "error"
+        self.message, self.kind = message, "error"
         if not self.busy:
             self.state = State.ERROR
         self.changed.emit()
 
     def ended(self, message: str) -> None:
         """The fine-tuning itself has failed, with one sentence for the user."""
-        self.state, self._message, self._kind = State.ERROR, message, "error"
+        self.state, self.message, self.kind = State.ERROR, message, "error"
         self.changed.emit()
 
     def cancelled(self, why: str) -> None:
         """It has stopped without a result; ``why`` is told."""
         self._rest()
-        self._message = why
+        self.message = why
         self.changed.emit()
 
     def notice(self, message: str, kind: str = "info") -> None:
         """Something was done: a model was accepted, a file written."""
         if not self.busy:
             self._rest()
-        self._message, self._kind = message, kind
+        self.message, self.kind = message, kind
         self.changed.emit()
 
     def scene_closed(self) -> None:
         """The scene is gone, and with it the study that was chosen; what was running was discarded."""
         was_busy = self.busy
-        self.study, self._done, self._total, self._refusal = "", 0, 0, ""
-        self._unkept, self._progress = None, {}
+        self.study, self.completed, self.planned, self.refusal = "", 0, 0, ""
+        self.unkept, self.latest = None, {}
         self._rest()
         if was_busy:
-            self._message = "The scene was closed, so the fine-tuning was stopped and discarded."
+            self.message = "The scene was closed, so the fine-tuning was stopped and discarded."
         self.changed.emit()
 
     # What is seen
@@ -271,131 +233,40 @@ class FineTuneState:
             return RUNNING
         if not self.study:
             return NO_STUDY
-        return self._refusal or ("" if self._done else NO_SLICES) or self._occupied
-
-    def view(self) -> View:
-        """What is to be drawn now."""
-        message, kind = self._message, self._kind
-        if not message and not self.busy:
-            message, kind = self.why_not, "warning" if self._refusal else "info"
-        known = next((s for s in self.strategies if s.name == self.strategy), None)
-        idle = Control(not self.busy, RUNNING if self.busy else "")
-        fraction = self._progress.get("fraction")
-        return View(
-            state=self.state,
-            study=self._study_text(),
-            current="\n".join([self.current, *self._store_warnings]),
-            strategies=tuple((s.label, s.name) for s in self.strategies),
-            strategy=self.strategy,
-            strategy_text=f"Trains {known.text}." if known and known.name != "none" else "Trains nothing: only scores.",
-            settings=idle,
-            start=self._start_button(),
-            progress=Control(visible=self.busy, text=self._progress_text()),
-            percent=None if fraction is None or self.state is State.STOPPING else round(100 * fraction),
-            message=message,
-            kind=kind,
-            versions=tuple((v.label + (", current" if v.name == self.current else ""), v.name) for v in self._versions),
-            version=self.version,
-            version_list=idle if self._versions else Control(False, NO_VERSION),
-            rows=self._scores.rows,
-            rows_text=self._rows_text(),
-            accept=self._accept_button(),
-            discard=self._discard_button(),
-            roll_back=self._roll_back_button(),
-            export=self._of_version(f"Write {self.version} into a file, for another computer."),
-            import_=idle if self.busy else Control(True, "Read a model from such a file; it becomes a candidate."),
-        )
+        return self.refusal or ("" if self.completed else NO_SLICES) or self.occupied
 
     @property
-    def _chosen(self) -> Version | None:
-        return next((v for v in self._versions if v.name == self.version), None)
+    def chosen_version(self) -> Version | None:
+        return next((v for v in self.versions if v.name == self.version), None)
 
     @property
-    def _scores(self) -> Scores:
-        if self._unkept is not None:
-            return self._unkept
-        return self._chosen.scores if self._chosen is not None else Scores()
+    def scores(self) -> Scores:
+        if self.unkept is not None:
+            return self.unkept
+        return self.chosen_version.scores if self.chosen_version is not None else Scores()
 
     def _rest(self) -> None:
         """Back to the state in which nothing runs."""
-        self._message, self._kind = "", "info"
+        self.message, self.kind = "", "info"
         if not self.study:
             self.state = State.NO_STUDY
         else:
-            waits = self._chosen is not None and self._chosen.state == "candidate"
+            waits = self.chosen_version is not None and self.chosen_version.state == "candidate"
             self.state = State.CANDIDATE if waits else State.READY
 
     def _rest_unless_told(self) -> None:
         """As ``_rest`` where there is nothing that the user still has to read."""
-        if not self.busy and not self._message:
+        if not self.busy and not self.message:
             self._rest()
-
-    def _study_text(self) -> str:
-        return f"{self.study}: {self._done} of {self._total} slices completed" if self.study else "none chosen"
-
-    def _start_button(self) -> Control:
-        if self.state is State.RUNNING:
-            return Control(True, "Stop training and keep the best so far.", text="Stop")
-        if self.state is State.STOPPING:
-            return Control(False, "The best so far is being scored and written.", text="Stopping ...")
-        why = self.why_not
-        return Control(not why, why or f"Train a new model from {self.current} on the completed slices.", text="Start")
-
-    def _progress_text(self) -> str:
-        told = self._progress
-        stage = str(told.get("stage", ""))
-        text = STAGE_NAMES.get(stage, stage.capitalize())
-        if self.state is State.STOPPING:
-            text = "Stopping; the best so far is kept"
-        if told.get("step") is not None:
-            text += f", step {told['step']} of {told['steps']}" if told.get("steps") else f", step {told['step']}"
-        parts = [text]
-        if (loss := told.get("loss")) is not None:
-            parts.append(f"loss {loss:.3f}")
-        if (dice := told.get("held_out_dsc")) is not None:
-            parts.append(f"held-out DSC {dice:.3f}")
-        if (left := told.get("seconds_left")) is not None and self.state is State.RUNNING:
-            parts.append(f"{duration(left)} left")
-        return "; ".join(parts)
-
-    def _rows_text(self) -> str:
-        if self._unkept is not None:
-            return f"DSC of the last run on its {_slices(self._held_out)}, which were not trained on:"
-        if self._chosen is None:
-            return ""
-        made = f"strategy {self._chosen.strategy}" if self._chosen.strategy else "made elsewhere"
-        return f"DSC of {self._chosen.parent or 'its parent'} and {self.version} ({made}) on the held-out slices:"
-
-    def _of_version(self, tool_tip: str) -> Control:
-        if self.busy:
-            return Control(False, RUNNING)
-        return Control(True, tool_tip) if self._chosen is not None else Control(False, NO_VERSION)
-
-    def _accept_button(self) -> Control:
-        if not self.busy and self._chosen is not None and self.version == self.current:
-            return Control(False, f"{self.version} is the current model already.")
-        return self._of_version(f"Make {self.version} the current model in place of {self.current}.")
-
-    def _discard_button(self) -> Control:
-        if not self.busy and self._chosen is not None and self.version == self.current:
-            return Control(False, f"{self.version} is the current model: roll back before discarding it.")
-        return self._of_version(f"Remove {self.version} from this computer; {self.current} stays the current model.")
-
-    def _roll_back_button(self) -> Control:
-        if self.busy:
-            return Control(False, RUNNING)
-        if not self._previous:
-            return Control(False, f"{self.current} is the first model: none was current before.")
-        return Control(True, f"Go back to {self._previous}, which was current before.")
 
     def _means(self, scores: Scores) -> str:
         if scores.before_mean is None or scores.after_mean is None:
             return "No slice was held out, so it could not be scored."
-        where = f"on {_slices(self._held_out)}"
+        where = f"on {slices_text(self.held_out_slices)}"
         return f"Mean DSC {where}: {dice_text(scores.before_mean)} before, {dice_text(scores.after_mean)} after."
 
 
-def _slices(number: int) -> str:
+def slices_text(number: int) -> str:
     return f"{number} held-out slice" + ("" if number == 1 else "s")
 
 

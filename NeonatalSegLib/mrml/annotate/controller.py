@@ -10,17 +10,20 @@ from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
 from NeonatalSegLib.annotation.new_study import needs_model
+from NeonatalSegLib.annotation.smoothing import smoothed
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.mrml.annotate import view as annotate_draw
 from NeonatalSegLib.mrml.annotate.drafts import Drafts
+from NeonatalSegLib.mrml.annotate.keys import Keys
 from NeonatalSegLib.mrml.annotate.slice_workspace import SliceWorkspace
 from NeonatalSegLib.mrml.annotate.study_maker import StudyMaker
-from NeonatalSegLib.mrml.segment.controller import slot
 from NeonatalSegLib.mrml.segment.runner import check_inputs
 from NeonatalSegLib.mrml.shared import choices, dependencies
 from NeonatalSegLib.mrml.shared.drawing import chosen
 from NeonatalSegLib.mrml.shared.host import Host
-from NeonatalSegLib.panel.annotate_state import KEYS, AnnotateState, smoothed
+from NeonatalSegLib.mrml.shared.slot import slot
+from NeonatalSegLib.panel.annotate_state import AnnotateState
+from NeonatalSegLib.panel.annotate_view import view_of
 
 OPACITIES = (0.25, 0.5, 0.75, 1.0)
 DOING = "Planning a study"
@@ -45,17 +48,9 @@ class AnnotateController(VTKObservationMixin):
         self.parameters: Any = None
         self._entered = False
         annotate_draw.fill_choices(ui)
-        self.shortcuts = {
-            "done": host.make_shortcut(KEYS["done"], self.on_done),
-            "next": host.make_shortcut(KEYS["next"], self.on_next),
-            "previous": host.make_shortcut(KEYS["previous"], self.on_previous),
-            "skip": host.make_shortcut(KEYS["skip"], self.on_skip),
-            "flag": host.make_shortcut(KEYS["flag"], self.on_flag),
-            "reopen": host.make_shortcut(KEYS["reopen"], self.on_reopen),
-            "fill": host.make_shortcut(KEYS["fill"], ui.fillBox.toggle),
-            "outline": host.make_shortcut(KEYS["outline"], ui.outlineBox.toggle),
-            "opacity": host.make_shortcut(KEYS["opacity"], self.on_opacity_key),
-        }
+        calls = {name: getattr(self, f"on_{name}") for name in annotate_draw.BUTTONS}
+        calls |= {"fill": ui.fillBox.toggle, "outline": ui.outlineBox.toggle, "opacity": self.on_opacity_key}
+        self.keys = Keys(host.make_shortcut, calls)
         self._connect()
         self.follow_scene()
         self.draw()
@@ -90,11 +85,9 @@ class AnnotateController(VTKObservationMixin):
 
     def draw(self) -> None:
         """Draw the state machine's view; the keys work where their buttons do, and while the module is open."""
-        view = self.panel.view()
+        view = view_of(self.panel)
         annotate_draw.draw(self.ui, view, self.host.make_item)
-        for name, shortcut in self.shortcuts.items():
-            usable = view.buttons[name].enabled if name in view.buttons else self.panel.project is not None
-            shortcut.setEnabled(bool(self._entered and usable and not self.ui.annotateSection.property("collapsed")))
+        self.keys.follow(view, self._entered and not self.ui.annotateSection.property("collapsed"))
         self.host.logic.runner.turn.follow(DOING, self.panel.making)
 
     # The section's life
@@ -160,10 +153,7 @@ class AnnotateController(VTKObservationMixin):
         self.maker.abandon()
         self._leave_study(ask=False)
         self.desk.close()
-        for shortcut in self.shortcuts.values():
-            shortcut.setEnabled(False)
-            shortcut.setParent(None)  # or a reloaded module would leave it with the main window
-            shortcut.deleteLater()
+        self.keys.close()
         self.removeObservers()
 
     @slot

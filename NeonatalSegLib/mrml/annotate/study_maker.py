@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from NeonatalSegLib.mrml.annotate.study_volumes import remember_file
 from NeonatalSegLib.mrml.scene.volumes import image_from_volume
 from NeonatalSegLib.mrml.segment.runner import check_inputs
 from NeonatalSegLib.mrml.shared.compute import Engine
-from NeonatalSegLib.panel.segment_state import Signal
+from NeonatalSegLib.mrml.shared.engine_task import EngineTask
+from NeonatalSegLib.panel.signals import Signal
 from NeonatalSegLib.scans.scan import scan_name
 
 
@@ -32,7 +33,7 @@ class _Making:
     thread: threading.Thread | None = None
     written: threading.Event = field(default_factory=threading.Event)
     failure: BaseException | None = None
-    request: Any = None
+    task: EngineTask | None = None
     cancelled: bool = False
 
 
@@ -49,6 +50,7 @@ class StudyMaker:
     def __init__(self, engine: Callable[[], Engine]) -> None:
         self._engine = engine
         self._making: _Making | None = None
+        self._left_over: list[EngineTask] = []
         self.progressed, self.finished, self.failed, self.cancelled = Signal(), Signal(), Signal(), Signal()
 
     def start(
@@ -85,48 +87,53 @@ class StudyMaker:
         making = self._making
         if making is not None and not making.cancelled:
             making.cancelled = True
-            if making.request is not None:
-                making.request.cancel()
+            if making.task is not None:
+                making.task.cancel()
 
     def abandon(self) -> None:
         """Stop and tell nobody: the module is closed."""
         making, self._making = self._making, None
         if making is not None:
-            if making.request is not None:
-                making.request.cancel()
+            if making.task is not None:
+                making.task.abandon()
+                self._left_over.append(making.task)
             _clear(making)
 
     def poll(self) -> None:
         """Look after what is under way. Never waits."""
+        self._left_over = [task for task in self._left_over if not task.poll()]
         making = self._making
         if making is None or not making.written.is_set():
             return
-        if making.request is None:
+        if making.task is None:
             if making.failure is not None:
                 self._end(making, self.failed, f"The scan could not be written into {making.folder}: {making.failure}.")
             elif making.cancelled:
                 self._end(making, self.cancelled)
             else:
-                making.request = self._engine().request("plan", **making.fields)
-            return
-        for event in making.request.poll():
-            if event.name == "progress":
-                self.progressed.emit(event.get("stage", ""), event.get("fraction"), event.get("seconds_left"))
-            elif event.name == "result":
-                for key, node in making.nodes.items():
-                    remember_file(node, making.files[key])
-                self._making = None
-                making.request.release()
-                self.finished.emit(dict(event.fields))
-            elif event.name == "cancelled":
-                self._end(making, self.cancelled)
-            elif event.name == "error":
-                self._end(making, self.failed, str(event.get("message", "")) or "The study could not be made.")
+                making.task = EngineTask(
+                    self._engine().request("plan", **making.fields),
+                    on_progress=self._on_progress,
+                    on_result=self._on_result,
+                    on_error=lambda message, fields: self._end(making, self.failed, message),
+                    on_cancelled=lambda: self._end(making, self.cancelled),
+                )
+        else:
+            making.task.poll()
+
+    def _on_progress(self, steps: Sequence[Mapping[str, Any]]) -> None:
+        last = steps[-1]
+        self.progressed.emit(last.get("stage", ""), last.get("fraction"), last.get("seconds_left"))
+
+    def _on_result(self, fields: dict[str, Any]) -> None:
+        making, self._making = self._making, None
+        assert making is not None
+        for key, node in making.nodes.items():
+            remember_file(node, making.files[key])
+        self.finished.emit(fields)
 
     def _end(self, making: _Making, signal: Signal, *arguments: str) -> None:
         self._making = None
-        if making.request is not None:
-            making.request.release()
         _clear(making)
         signal.emit(*arguments)
 

@@ -1,4 +1,4 @@
-"""Draws an ``annotating.AnnotateView`` onto the widgets of Annotate.ui. Uses only what both Qt bindings understand."""
+"""Draws an ``annotate_view.AnnotateView`` onto the widgets of Annotate.ui, as both Qt bindings understand it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from NeonatalSegLib.annotation.plan import BudgetSettings
 from NeonatalSegLib.mrml.shared.drawing import PREFIX, apply, choices, chosen, enable
-from NeonatalSegLib.panel.annotate_state import KEYS, PREFILL_TEXTS, AnnotateView
+from NeonatalSegLib.panel.annotate_view import KEYS, PREFILL_TEXTS, AnnotateView
 from NeonatalSegLib.tissues import TISSUES
 
 UNITS = [("slices", "slices"), ("percent of the axis", "percent")]
@@ -23,7 +23,7 @@ START_FROM = [(PREFILL_TEXTS[key], key) for key in ("model", "empty")]
 PREFILLS = [("the study's pre-fill", "model"), *((PREFILL_TEXTS[key], key) for key in ("neighbour", "empty"))]
 WITHIN = [("the whole slice", ""), *((f"only within: {t.name}", t.key) for t in TISSUES if t.index > 0)]
 BUTTONS = ("previous", "next", "done", "skip", "flag", "reopen")
-STATE_MARKS = {"to do": "", "in progress": "▸ ", "done": "✓ ", "flagged": "⚑ ", "skipped": "– "}
+STATE_MARKS = {"to do": "", "in progress": "▸ ", "completed": "✓ ", "flagged": "⚑ ", "skipped": "– "}
 
 
 def fill_choices(ui: Any) -> None:

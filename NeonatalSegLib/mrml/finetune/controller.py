@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,16 @@ from NeonatalSegLib.models.bundle import current_model
 from NeonatalSegLib.models.scores import list_versions
 from NeonatalSegLib.mrml.finetune import view as tune_view
 from NeonatalSegLib.mrml.finetune.charts import FineTuneChart
-from NeonatalSegLib.mrml.segment.controller import slot
+from NeonatalSegLib.mrml.finetune.store_buttons import StoreButtons
 from NeonatalSegLib.mrml.shared import choices, dependencies, drawing
-from NeonatalSegLib.mrml.shared.compute import EngineRequest
+from NeonatalSegLib.mrml.shared.engine_task import EngineTask
 from NeonatalSegLib.mrml.shared.host import Host
-from NeonatalSegLib.panel import finetune_state
+from NeonatalSegLib.mrml.shared.slot import slot
+from NeonatalSegLib.panel.finetune_state import FineTuneState, Strategy
+from NeonatalSegLib.panel.finetune_view import view_of
 
 DOING = "A fine-tuning"
 DECLINED = "Nothing was installed. Fine-tuning needs PyTorch."
-ENDS = ("result", "error", "cancelled")
 
 
 class FineTuneController(VTKObservationMixin):
@@ -36,15 +38,16 @@ class FineTuneController(VTKObservationMixin):
 
     def __init__(self, ui: Any, host: Host) -> None:
         VTKObservationMixin.__init__(self)
-        self.ui, self.host, self.panel = ui, host, finetune_state.FineTuneState()
-        self.confirm, self.choose_folder, self.choose_file = host.confirm, host.choose_folder, host.choose_file
+        self.ui, self.host, self.panel = ui, host, FineTuneState()
+        self.confirm = host.confirm
+        self.store_buttons = StoreButtons(ui, host, self.panel, self.read_store, self._use_default)
         self.chart = FineTuneChart(slicer.mrmlScene)
         self.timer = host.make_timer()
         self.parameters: Any = None
         self._gui_tag: Any = None
-        self._run: EngineRequest | None = None
-        self._counting: EngineRequest | None = None
-        self._left_over: list[EngineRequest] = []
+        self._run: EngineTask | None = None
+        self._counting: EngineTask | None = None
+        self._left_over: list[EngineTask] = []
         self._folder, self._counted_for, self._last_step, self._plot_shown = "", "", -1, False
         ui.scoresTable.setColumnWidth(0, 160)  # the names of the tissues
         self._connect()
@@ -57,11 +60,6 @@ class FineTuneController(VTKObservationMixin):
         self.ui.strategySelector.currentIndexChanged.connect(self.on_strategy_chosen)
         self.ui.versionSelector.currentIndexChanged.connect(self.on_version_chosen)
         self.ui.startButton.clicked.connect(self.on_start_button)
-        self.ui.acceptButton.clicked.connect(self.on_accept)
-        self.ui.discardButton.clicked.connect(self.on_discard)
-        self.ui.rollBackButton.clicked.connect(self.on_roll_back)
-        self.ui.exportModelButton.clicked.connect(self.on_export)
-        self.ui.importModelButton.clicked.connect(self.on_import)
         self.host.logic.runner.turn.changed.connect(self.on_turn)
         self.host.logic.slices_changed.connect(self.on_slices_changed)
         self.host.logic.runner.devices_known.connect(self.on_devices_known)
@@ -69,7 +67,7 @@ class FineTuneController(VTKObservationMixin):
 
     def draw(self) -> None:
         """Draw the state machine's view, and tell the other sections whether the compute process is free."""
-        tune_view.draw(self.ui, self.panel.view(), self.host.make_item)
+        tune_view.draw(self.ui, view_of(self.panel), self.host.make_item)
         self.host.logic.runner.turn.follow(DOING, self.panel.busy or bool(self._left_over))
 
     # The section's life
@@ -142,7 +140,6 @@ class FineTuneController(VTKObservationMixin):
             return
         self.read_study()
         self.read_store()
-        self.count_parameters()
         self.draw()  # unfolded, everything was shown
 
     def on_slices_changed(self) -> None:
@@ -169,6 +166,7 @@ class FineTuneController(VTKObservationMixin):
         if list(known.items()) != list(self.host.logic.models.items()):
             self.host.logic.models = known
             self.host.logic.models_changed.emit()
+        self.count_parameters()
 
     def on_devices_known(self, hello: Any) -> None:
         """The compute process is up: it can count now."""
@@ -181,8 +179,21 @@ class FineTuneController(VTKObservationMixin):
         idle = self._counting is None and not self.panel.busy and self.host.panel.panel.devices
         if idle and name and name != self._counted_for:
             self._counted_for = name
-            self._counting = self.host.logic.runner.engine().request("strategies", model=name)
+            self._counting = EngineTask(
+                self.host.logic.runner.engine().request("strategies", model=name),
+                on_result=self._on_counted,
+                on_error=lambda message, fields: self._on_not_counted(),
+                on_cancelled=self._on_not_counted,
+            )
             self.timer.start()
+
+    def _on_counted(self, fields: dict[str, Any]) -> None:
+        keys = ("name", "text", "trained", "total", "percent")
+        self.panel.set_strategies([Strategy(*(entry[key] for key in keys)) for entry in fields.get("strategies", [])])
+
+    def _on_not_counted(self) -> None:
+        """What is wrong with the model is told when it is used."""
+        self._counted_for = ""
 
     def on_turn(self) -> None:
         """Another section has begun or ended something in the compute process."""
@@ -220,13 +231,20 @@ class FineTuneController(VTKObservationMixin):
         self._last_step, self._plot_shown = -1, False
         self.chart.start(f"Fine-tuning of {self.panel.current}, strategy {self.panel.strategy}")
         device = choices.usable_device(self.parameters.device, self.host.panel.panel.devices)
-        self._run = self.host.logic.runner.engine().request(
+        request = self.host.logic.runner.engine().request(
             "finetune",
             study=self.parameters.studyFolder,
             raters=None,
             model=self.panel.current,
             settings=self._settings(),
             device=device,
+        )
+        self._run = EngineTask(
+            request,
+            on_progress=self._on_progress,
+            on_result=self._on_result,
+            on_error=lambda message, fields: self.panel.ended(message),
+            on_cancelled=lambda: self.panel.cancelled(_("The fine-tuning was stopped and discarded.")),
         )
         self.timer.start()
 
@@ -243,8 +261,10 @@ class FineTuneController(VTKObservationMixin):
     def on_timer(self) -> None:
         """Ten times a second while something is under way."""
         try:
-            self._poll_counting()
-            self._poll_run()
+            if self._counting is not None and self._counting.poll():
+                self._counting = None
+            if self._run is not None and self._run.poll():
+                self._run = None
             self._sweep()
         except Exception:
             if self.panel.busy:
@@ -254,25 +274,20 @@ class FineTuneController(VTKObservationMixin):
         if self._run is None and self._counting is None and not self._left_over:
             self.timer.stop()
 
-    def _poll_run(self) -> None:
-        run = self._run
-        if run is None:
-            return
-        steps: list[dict[str, Any]] = []
-        for event in run.poll():
-            if event.name == "progress":
-                steps.append(dict(event.fields))
-            elif event.name in ENDS:
-                self._run = None
-                run.release()
-                self._end(event)
-                return
-        if steps:
-            self._plot(steps)
-            held = [step["held_out_dsc"] for step in steps if step.get("held_out_dsc") is not None]
-            self.panel.progress({**steps[-1], **({"held_out_dsc": held[-1]} if held else {})})
+    def _on_progress(self, steps: Sequence[Mapping[str, Any]]) -> None:
+        self._plot(steps)
+        held = [step["held_out_dsc"] for step in steps if step.get("held_out_dsc") is not None]
+        self.panel.progress({**steps[-1], **({"held_out_dsc": held[-1]} if held else {})})
 
-    def _plot(self, steps: list[dict[str, Any]]) -> None:
+    def _on_result(self, fields: dict[str, Any]) -> None:
+        self._run = None
+        if history := fields.get("history"):
+            self.chart.restart()
+            self.chart.add([tuple(point) for point in history])
+        self.read_store()
+        self.panel.finished(fields)
+
+    def _plot(self, steps: Sequence[Mapping[str, Any]]) -> None:
         for told in steps:
             if (step := told.get("step")) is not None:
                 if step < self._last_step:  # begun anew, with smaller patches
@@ -287,118 +302,28 @@ class FineTuneController(VTKObservationMixin):
             self._plot_shown = True
             self.chart.show()
 
-    def _end(self, event: Any) -> None:
-        if event.name == "cancelled":
-            self.panel.cancelled("The fine-tuning was stopped and discarded.")
-        elif event.name == "error":
-            self.panel.ended(str(event.get("message", "")) or "The compute process failed without a reason.")
-        else:
-            if history := event.get("history"):
-                self.chart.restart()
-                self.chart.add([tuple(point) for point in history])
-            self.read_store()
-            self.panel.finished(dict(event.fields))
-
-    def _poll_counting(self) -> None:
-        if self._counting is None:
-            return
-        for event in self._counting.poll():
-            if event.name not in ENDS:
-                continue
-            self._counting.release()
-            self._counting = None
-            if event.name == "result":
-                keys = ("name", "text", "trained", "total", "percent")
-                told = [[entry[key] for key in keys] for entry in event.get("strategies", [])]
-                self.panel.set_strategies([finetune_state.Strategy(*entry) for entry in told])
-            else:  # what is wrong with the model is told when it is used
-                self._counted_for = ""
-            return
-
     def _abandon(self) -> None:
         """Stop what runs and want nothing of it, not even a model that is ready at this moment."""
         run, self._run = self._run, None
-        if run is not None:
-            run.cancel()
+        if run is not None and not run.ended:
+            run.abandon(on_result=_discard_model)
             self._left_over.append(run)
 
     def _sweep(self) -> None:
         """Look after requests that nobody wants any more: files go, and so does a model that was made nevertheless."""
-        for request in list(self._left_over):
-            for event in request.poll():
-                if event.name in ENDS:
-                    self._left_over.remove(request)
-                    request.release()
-                    if event.name == "result" and event.get("model"):
-                        store.discard(str(event.get("model")))
-                    self.draw()
+        for task in list(self._left_over):
+            if task.poll():
+                self._left_over.remove(task)
+                self.draw()
 
-    # The model store
-
-    @slot
-    def on_accept(self) -> None:
-        """The chosen version becomes the current model."""
-        before = self.panel.current
-        model = store.accept(self.panel.version)
-        self._took_over(
-            _("{new} is the current model now, in place of {old}; Segment uses it. Roll back returns to {old}.").format(
-                new=model.name, old=before
-            )
-        )
-
-    @slot
-    def on_roll_back(self) -> None:
-        """The model before the current one becomes current again."""
-        before = self.panel.current
-        model = store.roll_back()
-        self._took_over(
-            _("{new} is the current model again; Segment uses it. {old} is kept as a candidate.").format(
-                new=model.name, old=before
-            )
-        )
-
-    def _took_over(self, message: str) -> None:
-        """Another model is current: Segment uses the current one, whatever was chosen there."""
+    def _use_default(self, name: str) -> bool:
+        """Segment uses the current model, where it would use ``name`` ("": whatever it would use)."""
+        if name and self.parameters.model != name:
+            return False
         self.parameters.model = ""
-        self.read_store()
-        self.count_parameters()
-        self.panel.notice(message)
+        return True
 
-    @slot
-    def on_discard(self) -> None:
-        """The chosen version is removed, after a question: it cannot be brought back."""
-        name = self.panel.version
-        if not self.confirm(_("Remove the model {name} from this computer? This cannot be undone.").format(name=name)):
-            return
-        store.discard(name)
-        message = _("{name} was removed. {current} is the current model.")
-        if self.parameters.model == name:
-            self.parameters.model = ""
-            message += " " + _("Segment, where {name} was chosen, uses {current}.")
-        self.read_store()
-        self.panel.notice(message.format(name=name, current=self.panel.current))
 
-    @slot
-    def on_export(self) -> None:
-        """The chosen version as one file."""
-        folder = self.choose_folder(_("Folder for the exported model"))
-        if folder:
-            file = Path(folder) / f"{self.panel.version}.zip"
-            if file.exists() and not self.confirm(_("Replace {file}?").format(file=file)):
-                return
-            store.export_model(self.panel.version, file)
-            self.panel.notice(_("Written: {file}").format(file=file))
-
-    @slot
-    def on_import(self) -> None:
-        """A model from a file becomes a candidate."""
-        file = self.choose_file(_("Exported model"), _("Models (*.zip)"))
-        if file:
-            model = store.import_model(file, rename=True)
-            self.read_store()
-            self.panel.choose_version(model.name)
-            self.panel.notice(
-                _("{name} was imported as a candidate. The current model is still {current}.").format(
-                    name=model.name, current=self.panel.current
-                )
-            )
+def _discard_model(fields: dict[str, Any]) -> None:
+    if fields.get("model"):
+        store.discard(str(fields["model"]))

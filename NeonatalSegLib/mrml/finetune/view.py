@@ -1,11 +1,11 @@
-"""Draws a ``tuning.View`` onto the widgets of FineTune.ui. Uses only what both Qt bindings understand."""
+"""Draws a ``finetune_view.View`` onto the widgets of FineTune.ui. Uses only what both Qt bindings understand."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from NeonatalSegLib.mrml.shared import drawing as drawing
-from NeonatalSegLib.panel.finetune_state import View
+from NeonatalSegLib.panel.finetune_view import View
 
 
 def draw(ui: Any, view: View, make_item: Any) -> None:

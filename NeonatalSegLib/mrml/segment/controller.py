@@ -5,8 +5,6 @@ The widgets come from the .ui file and are used only in the way both Qt bindings
 
 from __future__ import annotations
 
-import functools
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,29 +17,16 @@ from slicer.util import VTKObservationMixin
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.mrml.scene import export, results, segments
 from NeonatalSegLib.mrml.scene.scene_result import Outcome
+from NeonatalSegLib.mrml.segment import view as segment_draw
 from NeonatalSegLib.mrml.segment.runner import check_inputs
 from NeonatalSegLib.mrml.shared import choices, dependencies, drawing
 from NeonatalSegLib.mrml.shared.parameters import segment_options
-from NeonatalSegLib.panel.segment_state import SegmentState, duration
+from NeonatalSegLib.mrml.shared.slot import slot
+from NeonatalSegLib.panel.controls import duration
+from NeonatalSegLib.panel.segment_state import SegmentState
+from NeonatalSegLib.panel.segment_view import view_of
 
 DOING = "A segmentation"
-
-
-def slot(method: Callable[[Any], None]) -> Callable[[Any], None]:
-    """For methods that Qt calls: what fails is shown in the panel. They take no arguments, so none are delivered."""
-
-    @functools.wraps(method)
-    def guarded(self: Any) -> None:
-        try:
-            method(self)
-        except NeonatalSegError as error:
-            self.panel.failed(str(error))
-        except Exception as error:
-            logging.exception("NeonatalSeg")
-            self.panel.failed(f"Something unexpected went wrong ({error}). The details are in the error log.")
-
-    del guarded.__wrapped__  # type: ignore[attr-defined]  # PythonQt counts the arguments of this function
-    return guarded
 
 
 class PanelController(VTKObservationMixin):
@@ -103,7 +88,7 @@ class PanelController(VTKObservationMixin):
 
     def draw(self) -> None:
         """Draw the state machine's view, and tell the other sections whether the compute process is free."""
-        drawing.draw(self.ui, self.panel.view(), self._make_item)
+        segment_draw.draw(self.ui, view_of(self.panel), self._make_item)
         self.logic.runner.turn.follow(DOING, self.panel.busy)
 
     def on_turn(self) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,15 @@ from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.mrml.scene.scene_result import place_result
 from NeonatalSegLib.mrml.scene.volumes import check_volume, image_from_volume, parent_to_world
 from NeonatalSegLib.mrml.shared.compute import Engine, EngineRequest, Turn, start_engine
-from NeonatalSegLib.panel.segment_state import Signal
+from NeonatalSegLib.mrml.shared.engine_task import EngineTask
+from NeonatalSegLib.panel.signals import Signal
 from NeonatalSegLib.scans.contrast import swapped_inputs
 
 SWAPPED = (
     "T1 and T2 look swapped: in a newborn's T2 the fluid is the brightest. Exchange the two inputs and segment again "
     "if that is so."
 )
+CANCELLED = "Cancelled. The scene is as it was before."
 
 
 @dataclass
@@ -45,7 +47,7 @@ class _Run:
     files: dict[str, Path] = field(default_factory=dict)
     swapped: bool = False
     failure: BaseException | None = None
-    request: EngineRequest | None = None
+    task: EngineTask | None = None
     cancelled: bool = False
     times_s: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
@@ -74,8 +76,8 @@ class SegmentationLogic:
         self._engine: Engine | None = None
         self.turn = Turn()  # of the sections that share the compute process
         self._run: _Run | None = None
-        self._hello: EngineRequest | None = None
-        self._left_over: list[EngineRequest] = []
+        self._hello: EngineTask | None = None
+        self._left_over: list[EngineTask] = []
         self.progressed, self.finished, self.failed = Signal(), Signal(), Signal()
         self.cancelled, self.devices_known, self.devices_failed = Signal(), Signal(), Signal()
 
@@ -92,7 +94,12 @@ class SegmentationLogic:
     def ask_devices(self) -> None:
         """Start the compute process and ask which devices and models it has; the answer comes as a signal."""
         if self._hello is None:
-            self._hello = self.engine().request("hello")
+            self._hello = EngineTask(
+                self.engine().request("hello"),
+                on_result=self.devices_known.emit,
+                on_error=lambda message, fields: self.devices_failed.emit(message, str(fields.get("missing", ""))),
+                on_cancelled=lambda: self.devices_failed.emit("", ""),
+            )
 
     def start(
         self,
@@ -143,8 +150,8 @@ class SegmentationLogic:
         if run is None or run.cancelled:
             return
         run.cancelled = True
-        if run.request is not None:
-            run.request.cancel()
+        if run.task is not None:
+            run.task.cancel()
 
     def abandon(self, why: str) -> None:
         """Stop, and write nothing whatever still comes; ``cancelled(why)`` is emitted at once."""
@@ -152,9 +159,9 @@ class SegmentationLogic:
         if run is None:
             return
         run.cancelled = True
-        if run.request is not None:
-            run.request.cancel()
-            self._left_over.append(run.request)
+        if run.task is not None:
+            run.task.abandon()
+            self._left_over.append(run.task)
         else:
             _join(run)
             shutil.rmtree(run.folder, ignore_errors=True)
@@ -174,19 +181,16 @@ class SegmentationLogic:
 
     def poll(self) -> None:
         """Look after what is under way and emit what happened; to be called ten times a second. Never waits."""
-        self._poll_hello()
-        self._left_over = [request for request in self._left_over if not _ended(request)]
-        run = self._run
+        hello, run = self._hello, self._run
+        if hello is not None and hello.poll():
+            self._hello = None
+        self._left_over = [task for task in self._left_over if not task.poll()]
         if run is None:
             return
-        if run.request is None:
+        if run.task is None:
             self._hand_over(run)
-            return
-        for event in run.request.poll():
-            if event.name == "progress":
-                self.progressed.emit(event.get("stage", ""), event.get("fraction"), event.get("seconds_left"))
-            elif self._run is run:
-                self._end(run, event)
+        else:
+            run.task.poll()
 
     def close(self) -> None:
         """Stop everything and end the compute process."""
@@ -202,17 +206,6 @@ class SegmentationLogic:
             self._engine = self._make_engine()
         return self._engine
 
-    def _poll_hello(self) -> None:
-        if self._hello is None:
-            return
-        for event in self._hello.poll():
-            if event.name == "result":
-                self._hello = None
-                self.devices_known.emit(dict(event.fields))
-            elif event.name in ("error", "cancelled"):
-                self._hello = None
-                self.devices_failed.emit(str(event.get("message", "")), str(event.get("missing", "")))
-
     def _hand_over(self, run: _Run) -> None:
         """The inputs are being written; when they are there, ask."""
         if not run.written.is_set():
@@ -222,32 +215,39 @@ class SegmentationLogic:
             _join(run)
             shutil.rmtree(run.folder, ignore_errors=True)
             if run.cancelled:
-                self.cancelled.emit("Cancelled. The scene is as it was before.")
+                self.cancelled.emit(CANCELLED)
             else:
                 self.failed.emit(_input_failure(run))
             return
         run.times_s["transfer"] = time.perf_counter() - run.started
         self.progressed.emit("start", None, None)
-        run.request = run.ask(run.files.get("t1"), run.files.get("t2"))
+        run.task = EngineTask(
+            run.ask(run.files.get("t1"), run.files.get("t2")),
+            on_progress=self._on_progress,
+            on_result=lambda fields: self._end(run, fields),
+            on_error=lambda message, fields: self._end(run, None, message),
+            on_cancelled=lambda: self._end(run, None),
+        )
 
-    def _end(self, run: _Run, event: Any) -> None:
+    def _on_progress(self, steps: Sequence[Mapping[str, Any]]) -> None:
+        last = steps[-1]
+        self.progressed.emit(last.get("stage", ""), last.get("fraction"), last.get("seconds_left"))
+
+    def _end(self, run: _Run, fields: dict[str, Any] | None, failure: str = "") -> None:
+        """Without ``fields`` and ``failure`` it was cancelled; so it was where a result came too late."""
         self._run = None
-        assert run.request is not None
-        try:
-            if event.name == "cancelled" or run.cancelled:
-                self.cancelled.emit("Cancelled. The scene is as it was before.")
-            elif event.name == "error":
-                self.failed.emit(str(event.get("message", "")) or "The compute process failed without a reason.")
-            else:
-                self._deliver(run, event)
-        finally:
-            run.request.release()
+        if run.cancelled or (fields is None and not failure):
+            self.cancelled.emit(CANCELLED)
+        elif fields is None:
+            self.failed.emit(failure)
+        else:
+            self._deliver(run, fields)
 
-    def _deliver(self, run: _Run, event: Any) -> None:
+    def _deliver(self, run: _Run, fields: dict[str, Any]) -> None:
         try:
             _join(run)  # long done
             outcome = place_result(
-                event.fields,
+                fields,
                 run.reference,
                 run.world_to_reference,
                 started=run.started,
@@ -307,11 +307,3 @@ def _input_failure(run: _Run) -> str:
         f"The scan could not be handed over through the temporary folder {run.folder} ({run.failure}). Most often the "
         "disk is full: free some space and segment again."
     )
-
-
-def _ended(request: EngineRequest) -> bool:
-    """A request nobody wants any more: once it has ended, its files go."""
-    if not any(event.name in ("result", "error", "cancelled") for event in request.poll()):
-        return False
-    request.release()
-    return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
-from NeonatalSegLib.panel.segment_state import Signal
+from NeonatalSegLib.panel.signals import Signal
 
 
 class Turn:

@@ -35,6 +35,7 @@ def main() -> None:
     from PySide6 import QtCore
 
     from NeonatalSegLib.mrml.scene.volumes import volume_from_image
+    from NeonatalSegLib.panel.segment_view import view_of
     from NeonatalSegLib.scans.scan import read_image
 
     for name, path in (("T1", given.t1), ("T2", given.t2)):
@@ -57,9 +58,8 @@ def main() -> None:
     began = time.perf_counter()
     widget.enter()
     longest = spin(lambda: panel.devices)
-    print(
-        f"ready after {time.perf_counter() - began:.1f} s, longest pause {1000 * longest:.0f} ms; {panel.view().device}"
-    )
+    ready = time.perf_counter() - began
+    print(f"ready after {ready:.1f} s, longest pause {1000 * longest:.0f} ms; {view_of(panel).device}")
     widget.controller.parameters.model = given.model
     outcomes: list[Any] = []
     widget.logic.runner.finished.connect(outcomes.append)
@@ -67,11 +67,11 @@ def main() -> None:
         widget.ui.segmentButton.click()
         longest = spin(lambda: not panel.busy)
         if len(outcomes) < number:
-            raise SystemExit(panel.view().message)
+            raise SystemExit(view_of(panel).message)
         stages = "  ".join(f"{stage} {seconds:.2f}" for stage, seconds in outcomes[-1].times_s.items())
         print(f"run {number}, seconds: {stages}; longest pause {1000 * longest:.0f} ms")
     widget.ui.segmentButton.click()
-    spin(lambda: panel.view().percent)
+    spin(lambda: view_of(panel).percent)
     began = time.perf_counter()
     widget.ui.segmentButton.click()
     spin(lambda: not panel.busy)

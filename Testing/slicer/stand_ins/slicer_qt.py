@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import types
 from types import SimpleNamespace
@@ -60,7 +61,6 @@ class ScriptedLoadableModuleWidget:
     def __init__(self, parent: Any = None) -> None:
         import qt
 
-        self.reloaded = False
         if parent is None:
             self.parent = qt.QWidget()
             self.parent.setLayout(qt.QVBoxLayout())
@@ -77,7 +77,14 @@ class ScriptedLoadableModuleWidget:
         return str(ROOT / "NeonatalSeg" / "Resources" / name)
 
     def onReload(self) -> None:
-        self.reloaded = True
+        """As ``slicer.util.reloadScriptedModule``: the old widget is cleaned up, the new one is not entered."""
+        self.cleanup()  # type: ignore[attr-defined]
+        name = type(self).__name__
+        source = importlib.import_module(type(self).__module__)
+        widget = getattr(importlib.reload(source), name)(self.parent)
+        widget.makeEngine = self.makeEngine  # type: ignore[attr-defined]  # a test's, not the real process
+        widget.setup()
+        setattr(slicer.modules, name, widget)
 
 
 class ScriptedLoadableModuleLogic:

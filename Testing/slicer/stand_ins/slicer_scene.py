@@ -29,7 +29,7 @@ def in_slicer() -> bool:
 def new_scene() -> Any:
     """An empty scene that is ``slicer.mrmlScene``: emptied in Slicer, made with its logics on the wheel."""
     if in_slicer():
-        slicer.mrmlScene.Clear()
+        slicer.mrmlScene.Clear(False)  # with True the views' singletons go too, and Slicer ends
         return slicer.mrmlScene
     scene = slicer.vtkMRMLScene()
     application_logic = slicer.vtkSlicerApplicationLogic()

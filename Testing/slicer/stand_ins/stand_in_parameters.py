@@ -2,6 +2,8 @@
 
 Knows bool, float, int, str and node types, with ``WithinRange``; anything else raises, as unsupported types do there.
 Strict where Slicer is (unknown names in the .ui, values out of range), lax where Slicer is (undeclared attributes).
+As in Slicer, a value is read from the node once, and again when the node says that it was modified: a node that a
+parameter refers to and that comes later, as in the import of a scene, is not seen before.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ def parameterNodeWrapper(cls: type) -> type:
             raise TypeError(f"Unable to create serializer for {cls} member {name}")
         default = getattr(cls, name) if hasattr(cls, name) else (None if _is_node(kind) else kind())
         parameters[name] = _Parameter(name, kind, annotations, default)
-        setattr(cls, name, property(parameters[name].read, parameters[name].write))
+        setattr(cls, name, _property(name))
 
     def construct(self: Any, node: Any) -> None:
         self.parameterNode = node
@@ -41,12 +43,24 @@ def parameterNodeWrapper(cls: type) -> type:
         for parameter in parameters.values():
             if not parameter.is_in(node):
                 parameter.write(self, parameter.default)
+        self._writing = False
+        self._cache = {name: parameter.read(self) for name, parameter in parameters.items()}
+
+        def read_again(*_: Any) -> None:
+            if not self._writing:
+                self._cache = {name: parameter.read(self) for name, parameter in parameters.items()}
+
+        node.AddObserver(vtk.vtkCommand.ModifiedEvent, read_again, 1.0)  # before all others
 
     cls.__init__ = construct  # type: ignore[misc]
     cls.allParameters = parameters  # type: ignore[attr-defined]
     for method in (connectGui, connectParametersToGui, disconnectGui, AddObserver, RemoveObserver, getValue, setValue):
         setattr(cls, method.__name__, method)
     return cls
+
+
+def _property(name: str) -> property:
+    return property(lambda self: getValue(self, name), lambda self, value: setValue(self, name, value))
 
 
 @dataclass
@@ -64,6 +78,8 @@ class _Parameter:
         if _is_node(self.kind):
             return node.GetNodeReference(self.name)
         text = node.GetParameter(self.name)
+        if not text:  # a scene that was closed took it away
+            return self.default
         return text == "True" if self.kind is bool else self.kind(text[1:] if self.kind is str else text)
 
     def write(self, wrapper: Any, value: Any) -> None:
@@ -163,11 +179,18 @@ def RemoveObserver(self: Any, tag: int) -> None:
 
 
 def getValue(self: Any, name: str) -> Any:
-    return self.allParameters[name].read(self)
+    return self._cache[name]
 
 
 def setValue(self: Any, name: str, value: Any) -> None:
-    self.allParameters[name].write(self, value)
+    self._writing = True
+    was = self.parameterNode.StartModify()  # the value is there before anyone is told
+    try:
+        self.allParameters[name].write(self, value)
+        self._cache[name] = self.allParameters[name].read(self)
+    finally:
+        self.parameterNode.EndModify(was)
+        self._writing = False
 
 
 def _is_node(kind: type) -> bool:

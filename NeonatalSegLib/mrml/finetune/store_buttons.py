@@ -1,0 +1,106 @@
+"""The buttons of the model store: accept, roll back, discard, export, import."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from slicer.i18n import tr as _
+
+from NeonatalSegLib.models import store
+from NeonatalSegLib.mrml.shared.host import Host
+from NeonatalSegLib.mrml.shared.slot import slot
+from NeonatalSegLib.panel.finetune_state import FineTuneState
+
+
+class StoreButtons:
+    """What each button of the store does.
+
+    Args:
+        ui: the widgets of FineTune.ui by name. host: asks the user. panel: the section's state.
+        read_store: reads the store anew into the state. use_default: Segment uses the current model from now on, and
+            not one of this name ("" for whatever was chosen there); True where that changed its choice.
+    """
+
+    def __init__(
+        self,
+        ui: Any,
+        host: Host,
+        panel: FineTuneState,
+        read_store: Callable[[], None],
+        use_default: Callable[[str], bool],
+    ) -> None:
+        self.panel, self.read_store, self.use_default = panel, read_store, use_default
+        self.confirm, self.choose_folder, self.choose_file = host.confirm, host.choose_folder, host.choose_file
+        ui.acceptButton.clicked.connect(self.on_accept)
+        ui.discardButton.clicked.connect(self.on_discard)
+        ui.rollBackButton.clicked.connect(self.on_roll_back)
+        ui.exportModelButton.clicked.connect(self.on_export)
+        ui.importModelButton.clicked.connect(self.on_import)
+
+    @slot
+    def on_accept(self) -> None:
+        """The chosen version becomes the current model."""
+        before = self.panel.current
+        model = store.accept(self.panel.version)
+        self._took_over(
+            _("{new} is the current model now, in place of {old}; Segment uses it. Roll back returns to {old}.").format(
+                new=model.name, old=before
+            )
+        )
+
+    @slot
+    def on_roll_back(self) -> None:
+        """The model before the current one becomes current again."""
+        before = self.panel.current
+        model = store.roll_back()
+        self._took_over(
+            _("{new} is the current model again; Segment uses it. {old} is kept as a candidate.").format(
+                new=model.name, old=before
+            )
+        )
+
+    def _took_over(self, message: str) -> None:
+        """Another model is current: Segment uses the current one, whatever was chosen there."""
+        self.use_default("")
+        self.read_store()
+        self.panel.notice(message)
+
+    @slot
+    def on_discard(self) -> None:
+        """The chosen version is removed, after a question: it cannot be brought back."""
+        name = self.panel.version
+        if not self.confirm(_("Remove the model {name} from this computer? This cannot be undone.").format(name=name)):
+            return
+        store.discard(name)
+        message = _("{name} was removed. {current} is the current model.")
+        if self.use_default(name):
+            message += " " + _("Segment, where {name} was chosen, uses {current}.")
+        self.read_store()
+        self.panel.notice(message.format(name=name, current=self.panel.current))
+
+    @slot
+    def on_export(self) -> None:
+        """The chosen version as one file."""
+        folder = self.choose_folder(_("Folder for the exported model"))
+        if folder:
+            file = Path(folder) / f"{self.panel.version}.zip"
+            if file.exists() and not self.confirm(_("Replace {file}?").format(file=file)):
+                return
+            store.export_model(self.panel.version, file)
+            self.panel.notice(_("Written: {file}").format(file=file))
+
+    @slot
+    def on_import(self) -> None:
+        """A model from a file becomes a candidate."""
+        file = self.choose_file(_("Exported model"), _("Models (*.zip)"))
+        if file:
+            model = store.import_model(file, rename=True)
+            self.read_store()
+            self.panel.choose_version(model.name)
+            self.panel.notice(
+                _("{name} was imported as a candidate. The current model is still {current}.").format(
+                    name=model.name, current=self.panel.current
+                )
+            )
