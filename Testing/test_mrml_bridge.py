@@ -17,7 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "slicer" / "stand_ins")
 import slicer_scene
 
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.evaluation import metrics
 from NeonatalSegLib.mrml.scene import export, results, segments, volumes
+from NeonatalSegLib.scans.scan import Scan
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 SIZE = (9, 11, 7)
@@ -224,9 +226,30 @@ class SegmentationTest(unittest.TestCase):
             np.testing.assert_array_equal(sitk.GetArrayFromImage(image), self.kept)
             np.testing.assert_allclose(volumes.ras_affine(image), oblique_affine(), atol=1e-3)
             lines = files["volumes"].read_text(encoding="utf-8").splitlines()
-        self.assertEqual(lines[0].split("\t")[:3], ["index", "name", "volume_ml"])
+        self.assertEqual(lines[0].split("\t"), ["index", "key", "name", "volume_ml"])
         csf = next(line.split("\t") for line in lines if line.startswith("1\t"))
-        self.assertAlmostEqual(float(csf[2]), (label_array() == 1).sum() * 0.8 * 1.1 * 2.5 / 1000, places=3)
+        self.assertAlmostEqual(float(csf[3]), (label_array() == 1).sum() * 0.8 * 1.1 * 2.5 / 1000, places=3)
+
+    def test_exported_volumes_read_like_those_of_the_command(self) -> None:
+        """One format of ``_volumes.tsv``: what is not in the scene, the intracranial background, is n/a."""
+        from NeonatalSegLib.segmentation.outputs import write_outputs
+        from NeonatalSegLib.segmentation.segmenter import Segmentation
+
+        node = self.make()
+        scene_labels = sitk.GetImageFromArray(self.kept)
+        scene_labels.CopyInformation(self.label_map)
+        counted = metrics.volumes_ml(self.kept, float(np.prod(scene_labels.GetSpacing())))
+        with tempfile.TemporaryDirectory() as folder:
+            scan = Scan("sub-01", None, scene_labels)
+            command = write_outputs(Segmentation(scene_labels, counted), scan, Path(folder) / "command", picture=False)
+            slicer_files = export.export_label_map(node, Path(folder) / "slicer")
+            tables = [
+                [line.split("\t") for line in files["volumes"].read_text(encoding="utf-8").splitlines()]
+                for files in (command, slicer_files)
+            ]
+        self.assertEqual(tables[1].pop(4)[3], "n/a")
+        self.assertEqual(tables[0].pop(4)[:2], ["4", "intracranial_bg"])
+        self.assertEqual(*tables)
 
     def test_export_to_a_folder_that_cannot_be_written(self) -> None:
         with tempfile.TemporaryDirectory() as folder:

@@ -143,6 +143,34 @@ def volume_sums(volumes_ml: Mapping[str, float]) -> dict[str, float]:
     }
 
 
+def volumes_table(volumes_ml: Mapping[str, float]) -> str:
+    """Text of a ``_volumes.tsv``: tab-separated, mL with three decimals, the same from the command and from Slicer.
+
+    Columns index, key, name, volume_ml; a row for every class but the background, then the sums of
+    :func:`volume_sums` with the index "n/a".
+
+    Args:
+        volumes_ml: by tissue key. The intracranial background may be missing, as in a segmentation that a person has
+            edited in Slicer, which has no segment of it: its volume is then "n/a".
+
+    Raises:
+        KeyError: the key of one of the eight tissues is missing.
+
+    Example:
+        >>> print(volumes_table({tissue.key: 1.0 for tissue in PHYSIOLOGICAL}).splitlines()[4])
+        4	intracranial_bg	Intracranial background	n/a
+    """
+    lines = ["index\tkey\tname\tvolume_ml"]
+    for tissue in TISSUES[1:]:
+        known = tissue.key in volumes_ml or not tissue.background
+        volume = f"{volumes_ml[tissue.key]:.3f}" if known else "n/a"
+        lines.append(f"{tissue.index}\t{tissue.key}\t{tissue.name}\t{volume}")
+    sums = volume_sums(volumes_ml)
+    lines.append(f"n/a\tbrain\tBrain (tissues without CSF and ventricles)\t{sums['brain']:.3f}")
+    lines.append(f"n/a\tintracranial\tIntracranial (brain, CSF and ventricles)\t{sums['intracranial']:.3f}")
+    return "\n".join(lines) + "\n"
+
+
 def _joint_boxes(pred: Labels, truth: Labels) -> dict[int, tuple[slice, ...]]:
     """For each class that both arrays hold, the box around it in both, one voxel wider where the array allows.
 

@@ -21,7 +21,7 @@ import SimpleITK as sitk
 
 from NeonatalSegLib import __version__
 from NeonatalSegLib.errors import NeonatalSegError, reason_of
-from NeonatalSegLib.evaluation.metrics import volume_sums
+from NeonatalSegLib.evaluation.metrics import volumes_table
 from NeonatalSegLib.files.atomic import try_folder
 from NeonatalSegLib.files.names import check_name
 from NeonatalSegLib.progress import Progress
@@ -116,16 +116,6 @@ def _write_images(segmentation: Segmentation, staging: Path, name: str) -> dict[
             if not is_whole(files[kind]):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return files
-
-
-def volumes_table(volumes_ml: dict[str, float]) -> str:
-    """Tab-separated volumes in mL: the eight tissues, the intracranial background, brain and intracranial sums."""
-    rows = [(t.index, t.key, t.name, volumes_ml[t.key]) for t in TISSUES if t.index > 0]
-    lines = ["index\tkey\tname\tvolume_ml"] + [f"{i}\t{k}\t{n}\t{v:.3f}" for i, k, n, v in rows]
-    sums = volume_sums(volumes_ml)
-    lines.append(f"n/a\tbrain\tBrain (tissues without CSF and ventricles)\t{sums['brain']:.3f}")
-    lines.append(f"n/a\tintracranial\tIntracranial (brain, CSF and ventricles)\t{sums['intracranial']:.3f}")
-    return "\n".join(lines) + "\n"
 
 
 def sidecar(segmentation: Segmentation, scan: Scan, options: SegmentOptions | None = None) -> dict[str, object]:

@@ -9,14 +9,16 @@ import SimpleITK as sitk
 import slicer
 
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.evaluation.metrics import volumes_table
 from NeonatalSegLib.files.atomic import write_file, write_text
-from NeonatalSegLib.mrml.scene.results import volume_rows, volumes_from_label_map
+from NeonatalSegLib.mrml.scene.results import volumes_from_label_map
 from NeonatalSegLib.mrml.scene.segments import WithoutSurfaces, label_map_from_segmentation, write_surfaces
-from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 
 def export_label_map(node: Any, folder: Path) -> dict[str, Path]:
     """Write ``<node>_dseg.nii.gz`` (uint8, values of ``tissues.py``, world space) and ``<node>_volumes.tsv``.
+
+    The table is that of ``neonatalseg segment``, counted on the label map as it is now.
 
     Returns the files by "label_map" and "volumes". Raises NeonatalSegError where the folder cannot be written to.
     """
@@ -26,7 +28,7 @@ def export_label_map(node: Any, folder: Path) -> dict[str, Path]:
     files = {"label_map": folder / f"{_stem(node)}_dseg.nii.gz", "volumes": folder / f"{_stem(node)}_volumes.tsv"}
     try:
         write_file(files["label_map"], lambda part: sitk.WriteImage(label_map, str(part), True))
-        write_text(files["volumes"], _volumes_text(volumes))
+        write_text(files["volumes"], volumes_table(volumes))
     except (OSError, RuntimeError) as error:
         raise _unwritable(folder, error) from error
     return files
@@ -64,13 +66,6 @@ def _stem(node: Any) -> str:
     """The node's name as a file name: blanks and signs that a file system may refuse become underscores."""
     name = "".join(sign if sign.isalnum() or sign in "-_" else "_" for sign in node.GetName())
     return name.strip("_") or "segmentation"
-
-
-def _volumes_text(volumes: dict[str, float]) -> str:
-    lines = ["index\tname\tvolume_ml"]
-    lines += [f"{tissue.index}\t{tissue.name}\t{volumes[tissue.key]:.4f}" for tissue in PHYSIOLOGICAL]
-    lines += [f"n/a\t{name}\t{volume:.4f}" for name, volume in volume_rows(volumes)[len(PHYSIOLOGICAL) :]]
-    return "\n".join(lines) + "\n"
 
 
 def _unwritable(folder: Path, error: Exception | None) -> NeonatalSegError:

@@ -9,8 +9,9 @@ import numpy as np
 import SimpleITK as sitk
 import vtk
 
+from NeonatalSegLib.evaluation.metrics import volume_sums
 from NeonatalSegLib.mrml.scene.volumes import place_beside, place_in_folder, volume_from_image
-from NeonatalSegLib.tissues import PHYSIOLOGICAL
+from NeonatalSegLib.tissues import NUMBER_OF_CLASSES, PHYSIOLOGICAL
 
 BRAIN_ROW = "Brain (tissue)"
 INTRACRANIAL_ROW = "Intracranial (brain and fluid)"
@@ -18,9 +19,10 @@ INTRACRANIAL_ROW = "Intracranial (brain and fluid)"
 
 def volume_rows(volumes_ml: Mapping[str, float]) -> list[tuple[str, float]]:
     """(name, mL) of the eight tissues, then their two sums: brain tissue alone, and with the fluid spaces."""
-    rows = [(tissue.name, float(volumes_ml.get(tissue.key, 0.0))) for tissue in PHYSIOLOGICAL]
-    brain = sum(float(volumes_ml.get(tissue.key, 0.0)) for tissue in PHYSIOLOGICAL if tissue.brain)
-    return [*rows, (BRAIN_ROW, brain), (INTRACRANIAL_ROW, sum(volume for _, volume in rows))]
+    known = {tissue.key: float(volumes_ml.get(tissue.key, 0.0)) for tissue in PHYSIOLOGICAL}
+    sums = volume_sums(known)
+    rows = [(tissue.name, known[tissue.key]) for tissue in PHYSIOLOGICAL]
+    return [*rows, (BRAIN_ROW, sums["brain"]), (INTRACRANIAL_ROW, sums["intracranial"])]
 
 
 def table_from_volumes(volumes_ml: Mapping[str, float], name: str, reference: Any) -> Any:
@@ -56,7 +58,7 @@ def rows_from_table(node: Any) -> list[tuple[str, float]]:
 
 def volumes_from_label_map(label_map: sitk.Image) -> dict[str, float]:
     """Millilitres by tissue key, counted on a label map with the values of ``tissues.py``."""
-    counts = np.bincount(sitk.GetArrayViewFromImage(label_map).ravel(), minlength=10)
+    counts = np.bincount(sitk.GetArrayViewFromImage(label_map).ravel(), minlength=NUMBER_OF_CLASSES)
     voxel_ml = float(abs(np.prod(label_map.GetSpacing()))) / 1000.0
     return {tissue.key: float(counts[tissue.index]) * voxel_ml for tissue in PHYSIOLOGICAL}
 
