@@ -19,7 +19,7 @@ from NeonatalSegLib.segmentation.segmenter import Segmenter
 @pytest.mark.parametrize(("inputs", "floor"), [("t1+t2", 0.90), ("t2", 0.88), ("t1", 0.80)])
 def test_accuracy_on_kept_out_newborns(data_folder: Path, inputs: str, floor: float) -> None:
     segmenter = Segmenter(device="cpu")
-    held_out = segmenter.model.metadata["neonatalseg"]["test_subjects"]
+    held_out = segmenter.model.facts.test_subjects
     scores = []
     for subject in find_subjects(data_folder / "alberts"):
         if subject.name in held_out:
@@ -35,7 +35,7 @@ def test_accuracy_on_kept_out_newborns(data_folder: Path, inputs: str, floor: fl
 def test_a_skull_costs_little_on_a_kept_out_newborn(data_folder: Path, inputs: str) -> None:
     subject = next(s for s in find_subjects(data_folder / "alberts") if s.name == "sub-ALBERT07")
     segmenter = Segmenter(device="cpu")
-    assert subject.name in segmenter.model.metadata["neonatalseg"]["test_subjects"]
+    assert subject.name in segmenter.model.facts.test_subjects
     scan = load_scan(subject.t1 if "t1" in inputs else None, subject.t2)
     labels = sitk.ReadImage(str(subject.labels))
     truth = sitk.GetArrayFromImage(labels)

@@ -46,6 +46,25 @@ def read_strictly(file: Path) -> dict[str, object]:
 # Versions
 
 
+def test_a_model_whose_facts_cannot_be_read_is_told(parent: Model, tmp_path: Path) -> None:
+    folder = shutil.copytree(parent.folder, tmp_path / "odd")
+    file = folder / "configs" / "metadata.json"
+    metadata = json.loads(file.read_text(encoding="utf-8"))
+    metadata["neonatalseg"]["ages_weeks"] = ["young", "old"]
+    file.write_text(json.dumps(metadata), encoding="utf-8")
+    with pytest.raises(NeonatalSegError, match=r"facts about its training that cannot be read .*correct"):
+        find_model(folder)
+
+
+def test_what_a_model_states_is_read(parent: Model) -> None:
+    """Facts and lineage, also of entries that are not there, as in models of earlier versions."""
+    facts = add(parent).facts
+    assert facts.training_subjects == ("old-1", "old-2", "baby") and facts.ages_weeks == (31.5, 43.0)
+    assert facts.lineage is not None and facts.lineage.parent == "base" and facts.figures == {}
+    assert list(facts.lineage.slices) == LINEAGE["slices"] and facts.lineage.after["hippocampus"] is None
+    assert parent.facts.lineage is None
+
+
 def test_a_version_tells_where_it_comes_from(parent: Model) -> None:
     model = add(parent, parent="a lie")
     ours = read_strictly(model.folder / "configs" / "metadata.json")["neonatalseg"]
@@ -81,7 +100,7 @@ def test_the_card_of_a_version(parent: Model) -> None:
 
 def test_a_model_from_scratch_has_not_seen_what_its_parent_saw(parent: Model) -> None:
     model = add(parent, strategy="scratch", scans=["baby"])
-    assert model.metadata["neonatalseg"]["training_subjects"] == ["baby"]
+    assert model.facts.training_subjects == ("baby",)
     assert model.ages_weeks is None
 
 

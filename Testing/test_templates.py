@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -107,11 +108,19 @@ def test_templates_get_their_share_of_the_patches(cache: list[CachedSubject]) ->
     assert drawn.count("age-36") / 2000 == pytest.approx(0.25, abs=0.03)
 
 
+def test_a_cache_of_before_kinds_were_written_still_opens(cache: list[CachedSubject], tmp_path: Path) -> None:
+    old = shutil.copytree(cache[0].folder, tmp_path / "old")
+    index = json.loads((old / "cache.json").read_text(encoding="utf-8"))
+    assert {name: entry.pop("kind") for name, entry in index["subjects"].items()}["age-36"] == "template"
+    (old / "cache.json").write_text(json.dumps(index), encoding="utf-8")
+    assert [(s.name, s.kind) for s in read_cache(old)] == [(s.name, s.kind) for s in read_cache(cache[0].folder)]
+
+
 def test_a_model_is_not_judged_on_templates_that_trained_it(
     folder: Path, cache: list[CachedSubject], tmp_path: Path
 ) -> None:
     model = train(cache, SETTINGS, tmp_path / "run", workers=0).save(tmp_path / "model")
-    assert model.metadata["neonatalseg"]["training_subjects"] == ["age-36", "sub-A"]
+    assert model.facts.training_subjects == ("age-36", "sub-A")
     assert "trained on 1 newborns" in model.description
     with pytest.raises(NeonatalSegError, match=r"trained on the template age-36.*--ages 30"):
         template_sources(folder, [30, 36], model)

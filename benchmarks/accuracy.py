@@ -101,10 +101,10 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     segmenter = Segmenter(arguments.model)
-    facts = segmenter.model.metadata["neonatalseg"]
+    facts = segmenter.model.facts
     found = find_subjects(arguments.data)
-    subjects = [s for s in found if s.name in facts["test_subjects"]]
-    training = {s.name: s.age_weeks for s in found if s.name in facts["training_subjects"]}
+    subjects = [s for s in found if s.name in facts.test_subjects]
+    training = {s.name: s.age_weeks for s in found if s.name in facts.training_subjects}
     ages = ", ".join(f"{s.name.removeprefix('sub-')} ({s.age_weeks:g} weeks)" for s in subjects)
     parts, figures = [f"Held out of training and of every choice: {ages}. One model, one seed."], {}
     for name, contrasts in INPUTS.items():

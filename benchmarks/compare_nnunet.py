@@ -65,7 +65,7 @@ from benchmarks.nnunet_peer import (
 )
 from NeonatalSegLib.datasets.bids import Subject, find_subjects, read_table
 from NeonatalSegLib.datasets.cache import read_labels
-from NeonatalSegLib.datasets.templates import PREFIX
+from NeonatalSegLib.datasets.kinds import NEWBORN, kind_by_name
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.evaluation.folders import markdown_table
 from NeonatalSegLib.experiments.annotator.simulation import dsc_merged
@@ -88,12 +88,13 @@ def split_subjects(model: Model, data: Path) -> tuple[list[Subject], list[Subjec
     Raises:
         NeonatalSegError: one of them is also held out (in any session), is not in ``data``, or lacks a file.
     """
-    facts = model.metadata["neonatalseg"]
+    facts = model.facts
     known = {s.name: s for s in find_subjects(data)}
-    test = {str(name).split("_")[0] for name in facts.get("test_subjects", ())}
+    test = {name.split("_")[0] for name in facts.test_subjects}
     parts = []
-    for key in ("training_subjects", "validation_subjects"):
-        names = [str(n) for n in facts.get(key, ()) if not str(n).startswith(("phantom", PREFIX))]
+    sides = {"training subjects": facts.training_subjects, "validation subjects": facts.validation_subjects}
+    for key, listed in sides.items():
+        names = [name for name in listed if kind_by_name(name) == NEWBORN]
         if both := sorted(n for n in names if n.split("_")[0] in test):
             raise NeonatalSegError(
                 f"{both[0]} is among the {key} of the model {model.name} and among its test subjects: nothing that is "

@@ -48,7 +48,7 @@ def mixed(old: Model, new: Model, share: float, folder: Path) -> Model:
         for key, value in new.metadata["neonatalseg"].items()
         if key in ("training", "training_subjects", "validation_subjects", "test_subjects", "ages_weeks")
     }
-    before = old.metadata["neonatalseg"].get("training_subjects", ())
+    before = old.facts.training_subjects
     facts["training_subjects"] = sorted({*facts.get("training_subjects", ()), *before})
     facts["mixed"] = {"old": [old.name, old.hash], "new": [new.name, new.hash], "share_of_new": share}
     return save_model(network, new.network, folder, description=new.description, facts=facts)
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     old, new = find_model(arguments.old), find_model(arguments.new)
-    (newborn,) = new.metadata["neonatalseg"]["validation_subjects"]
+    (newborn,) = new.facts.validation_subjects
     print(f"| share of new | {' | '.join(CELLS)} | mean |\n|---|{'---:|' * (len(CELLS) + 1)}")
     for share in map(float, arguments.shares.split(",")):
         model = mixed(old, new, share, arguments.out.with_name(f"{arguments.out.name}-{share:g}"))

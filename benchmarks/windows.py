@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     arguments = parser.parse_args()
     segmenter = Segmenter(DEFAULT_MODEL)
-    chosen = segmenter.model.metadata["neonatalseg"]["validation_subjects"]
+    chosen = segmenter.model.facts.validation_subjects
     subject = next(s for s in find_subjects(arguments.data) if s.name in chosen)
     truth = sitk.GetArrayFromImage(sitk.ReadImage(str(subject.labels)))
     print("| inputs | window | overlap | mirror | mean DSC, 8 tissues | network, s |\n|---|---|---|---|---|---|")

@@ -100,15 +100,14 @@ def _lines(model: Model, current: str) -> list[str]:
     from NeonatalSegLib.models.scores import Scores, dice_text
     from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
-    ours = model.metadata["neonatalseg"]
     state = store.state_of(model) + (", current" if model.name == current else "")
     lines = [f"{model.name}  {state}  {model.spacing_mm} mm  sha256 {model.hash[:12]}", f"  {model.description}"]
-    for inputs, figure in (ours.get("figures") or {}).items():
+    for inputs, figure in model.facts.figures.items():
         lines.append(f"  {inputs}: mean DSC {figure['mean_dsc_no_bg']:.3f} on {figure['subjects']} held-out newborns")
-    if lineage := ours.get("lineage"):
+    if lineage := model.facts.lineage:
         short = {t.name: t.abbreviation for t in PHYSIOLOGICAL}
-        lines.append(f"  from {lineage.get('parent')}, {lineage.get('date')}")
-        rows = Scores.of(lineage).rows
+        lines.append(f"  from {lineage.parent}, {lineage.date}")
+        rows = Scores.of(vars(lineage)).rows
         scores = [
             f"{short.get(n, n)} {before} -> {after}" for n, before, after, change in rows if change != dice_text(None)
         ]

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from NeonatalSegLib.datasets.kinds import NEWBORN
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.scans.scan import IMAGE_SUFFIXES
 
@@ -22,6 +23,7 @@ class Subject:
         t1, t2, labels: paths, or None where there is none.
         age_weeks: post-menstrual age at scan, or None where the tables do not say.
         merged: groups of classes that the labels do not tell apart; the first of a group stands for all of it.
+        kind: one of ``datasets/kinds.py``.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Subject:
     labels: Path | None
     age_weeks: float | None
     merged: tuple[tuple[int, ...], ...] = ()
+    kind: str = NEWBORN
 
     @property
     def participant(self) -> str:

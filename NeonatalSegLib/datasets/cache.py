@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from NeonatalSegLib.datasets.kinds import NEWBORN, PHANTOM, PHANTOM_PREFIX, kind_by_name
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files.atomic import write_file, write_text
 from NeonatalSegLib.files.settings import read_object
@@ -34,6 +35,7 @@ class CachedSubject:
     Attributes:
         merged: as in ``bids.Subject``.
         digest: SHA-256 of the arrays; empty in caches of older versions.
+        kind: one of ``datasets/kinds.py``.
     """
 
     name: str
@@ -41,6 +43,7 @@ class CachedSubject:
     age_weeks: float | None
     merged: tuple[tuple[int, ...], ...] = ()
     digest: str = ""
+    kind: str = NEWBORN
 
     def image(self) -> np.ndarray:
         """(2, z, y, x) float16 on the network's grid."""
@@ -79,14 +82,14 @@ def build_cache(
                 f"{folder} holds arrays at {index['spacing_mm']} mm, {spacing_mm} mm are wanted: choose another folder."
             )
     for subject in subjects:
-        facts: dict[str, Any] = {"age_weeks": subject.age_weeks, "source": _source(subject)}
+        facts: dict[str, Any] = {"age_weeks": subject.age_weeks, "kind": subject.kind, "source": _source(subject)}
         if subject.merged:
             facts["merged"] = [list(group) for group in subject.merged]
         if not _holds(index, subject.name, facts):
             _add(folder, index, subject.name, facts, *_prepare_subject(subject, spacing_mm))
-    drawn = [f"phantom{number:02d}" for number in range(phantoms)]
+    drawn = [f"{PHANTOM_PREFIX}{number:02d}" for number in range(phantoms)]
     for number, name in enumerate(drawn):
-        facts = {"source": {"seed": seed + number}}
+        facts = {"kind": PHANTOM, "source": {"seed": seed + number}}
         if not _holds(index, name, facts):
             age, image, labels = prepare_phantom(seed + number, spacing_mm)
             _add(folder, index, name, {"age_weeks": age, **facts}, image, labels, None)
@@ -100,7 +103,12 @@ def read_cache(folder: str | Path) -> list[CachedSubject]:
     index = _read_index(folder)
     return [
         CachedSubject(
-            name, folder, entry["age_weeks"], tuple(tuple(g) for g in entry.get("merged", ())), entry.get("sha256", "")
+            name,
+            folder,
+            entry["age_weeks"],
+            merged=tuple(tuple(group) for group in entry.get("merged", ())),
+            digest=entry.get("sha256", ""),
+            kind=entry["kind"],
         )
         for name, entry in sorted(index["subjects"].items())
     ]
@@ -120,6 +128,8 @@ def _read_index(folder: Path) -> dict:
         raise NeonatalSegError(
             f"{folder} is a cache of format {index.get('format')}, expected {FORMAT}: build it again."
         )
+    for name, entry in index["subjects"].items():
+        entry.setdefault("kind", kind_by_name(name))  # caches of older versions do not say it
     return index
 
 

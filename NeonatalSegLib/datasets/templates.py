@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from NeonatalSegLib.datasets.kinds import TEMPLATE, TEMPLATE_PREFIX
 from NeonatalSegLib.errors import NeonatalSegError
 
 if TYPE_CHECKING:  # it leads to SimpleITK, which a machine that only trains may not have
@@ -16,7 +17,6 @@ if TYPE_CHECKING:  # it leads to SimpleITK, which a machine that only trains may
 
 # Cerebellum and brainstem are one class (6), deep grey matter and hippocampus another (7).
 MERGED = ((6, 8), (7, 9))
-PREFIX = "age-"
 
 
 def find_templates(folder: str | Path, ages_weeks: Sequence[int]) -> list[Subject]:
@@ -31,13 +31,13 @@ def find_templates(folder: str | Path, ages_weeks: Sequence[int]) -> list[Subjec
         raise NeonatalSegError("No age of a template is given: name some, such as 28,36,44.")
     folder, found = Path(folder), []
     for age in ages_weeks:
-        name = f"{PREFIX}{age}"
+        name = f"{TEMPLATE_PREFIX}{age}"
         t1, t2, labels = files = [folder / name / f"{name}_{ending}.nii.gz" for ending in ("T1w", "T2w", "dseg")]
         if missing := [file for file in files if not file.is_file()]:
-            there = sorted(p.name.removeprefix(PREFIX) for p in folder.glob(f"{PREFIX}*"))
+            there = sorted(p.name.removeprefix(TEMPLATE_PREFIX) for p in folder.glob(f"{TEMPLATE_PREFIX}*"))
             raise NeonatalSegError(
                 f"There is no template of {age} weeks: {missing[0]} is missing. Ages in {folder}: "
                 f"{', '.join(there) or 'none'}."
             )
-        found.append(Subject(name, t1, t2, labels, float(age), MERGED))
+        found.append(Subject(name, t1, t2, labels, float(age), MERGED, TEMPLATE))
     return found

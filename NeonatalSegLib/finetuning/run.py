@@ -149,11 +149,13 @@ def learned_before(model: Model) -> set[str]:
     seen: set[str] = set()
     while model.name not in seen:
         seen.add(model.name)
-        lineage = model.metadata["neonatalseg"].get("lineage") or {}
-        keys |= {str(key) for key in lineage.get("slices", ())}
+        lineage = model.facts.lineage
+        if lineage is None:
+            break
+        keys.update(lineage.slices)
         try:
-            model = find_model(str(lineage["parent"]))
-        except (KeyError, NeonatalSegError):
+            model = find_model(lineage.parent)
+        except NeonatalSegError:
             break
     return keys
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from NeonatalSegLib import __version__
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files.atomic import put, stage, write_text
 from NeonatalSegLib.files.settings import read_object
+from NeonatalSegLib.models.facts import ModelFacts
 from NeonatalSegLib.models.history import Event, accepted_order, read_events, user_folder
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.resources import shipped_models
@@ -40,12 +41,14 @@ class Model:
         folder: where it lies.
         metadata: ``configs/metadata.json`` as it is.
         network: how its network is built.
+        facts: what the metadata say of its training, its figures and its origin.
     """
 
     name: str
     folder: Path
     metadata: Mapping[str, Any]
     network: NetworkSettings
+    facts: ModelFacts = field(default_factory=ModelFacts)
 
     @property
     def description(self) -> str:
@@ -64,8 +67,7 @@ class Model:
     @property
     def ages_weeks(self) -> tuple[float, float] | None:
         """Youngest and oldest post-menstrual age in training, where stated."""
-        ages = self.metadata["neonatalseg"].get("ages_weeks")
-        return (float(ages[0]), float(ages[1])) if ages else None
+        return self.facts.ages_weeks
 
     def check_weights(self) -> Path:
         """The weights' file, after its hash was compared with the one that the metadata state.
@@ -230,8 +232,15 @@ def read_model(folder: str | Path) -> Model:
         network = NetworkSettings.from_json(ours.get("network", {}))
     except (TypeError, ValueError) as error:
         raise NeonatalSegError(f"The model in {folder} states a network that cannot be built: {error}.") from error
+    try:
+        facts = ModelFacts.from_json(ours)
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        raise NeonatalSegError(
+            f"The model in {folder} states facts about its training that cannot be read ({error}): correct "
+            "configs/metadata.json, or install the model again."
+        ) from error
     name = os.path.basename(os.path.abspath(folder))  # noqa: PTH100, PTH119  # not a link's target, nor "." or ".."
-    return Model(name, folder, metadata, network)
+    return Model(name, folder, metadata, network, facts)
 
 
 def save_model(

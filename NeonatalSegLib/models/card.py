@@ -3,38 +3,38 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from NeonatalSegLib.models.bundle import Model
+from NeonatalSegLib.models.facts import Lineage
 from NeonatalSegLib.models.scores import Scores
 
 
-def version_description(parent: str, lineage: Mapping[str, Any]) -> str:
+def version_description(parent: str, lineage: Lineage) -> str:
     """One line for lists."""
-    scores = Scores.of(lineage)
-    text = f"{parent} after fine-tuning ({lineage.get('strategy') or 'unnamed strategy'}) on {_learned_from(lineage)}"
+    scores = Scores.of(vars(lineage))
+    text = f"{parent} after fine-tuning ({lineage.strategy or 'unnamed strategy'}) on {_learned_from(lineage)}"
     if scores.before_mean is not None and scores.after_mean is not None:
         text += f"; mean DSC {scores.before_mean:.3f} -> {scores.after_mean:.3f} on held-out slices"
     return text + "."
 
 
-def version_card(name: str, parent: Model, lineage: Mapping[str, Any], description: str, notes: str = "") -> str:
+def version_card(name: str, parent: Model, lineage: Lineage, description: str, notes: str = "") -> str:
     """The whole card as Markdown."""
     facts = {
         "Parent": f"{parent.name}, SHA-256 {parent.hash[:12]}...",
-        "Date": lineage.get("date"),
-        "Strategy": lineage.get("strategy"),
+        "Date": lineage.date,
+        "Strategy": lineage.strategy,
         "Parameters trained": _parameters(lineage),
         "Learned from": _learned_from(lineage),
-        "Held out": _count(lineage.get("held_out_slices"), "slice"),
-        "Scans": ", ".join(scan_names(lineage)),
-        "Raters": ", ".join(map(str, lineage.get("raters") or ())),
+        "Held out": _count(lineage.held_out_slices, "slice"),
+        "Scans": ", ".join(lineage.scans),
+        "Raters": ", ".join(lineage.raters),
         "DSC on the parent's own domain": _own_domain(lineage),
-        "Share of the new weights": lineage.get("mix"),
-        "Time": f"{float(lineage['seconds']):.0f} s" if lineage.get("seconds") is not None else None,
-        "Device": lineage.get("device"),
-        "Stopped early": "yes, the best so far was kept" if lineage.get("stopped_early") else None,
+        "Share of the new weights": lineage.mix,
+        "Time": None if lineage.seconds is None else f"{float(lineage.seconds):.0f} s",
+        "Device": lineage.device,
+        "Stopped early": "yes, the best so far was kept" if lineage.stopped_early else None,
     }
     rows = "\n".join(f"| {_cell(k)} | {_cell(v)} |" for k, v in facts.items() if v not in (None, ""))
     parts = [
@@ -63,32 +63,27 @@ def inherited_licence(parent: Model) -> str:
     )
 
 
-def scan_names(lineage: Mapping[str, Any]) -> list[str]:
-    """Names of the scans whose slices were used; an entry is a name, or {"name", "age_weeks"}."""
-    return [str(scan["name"] if isinstance(scan, Mapping) else scan) for scan in lineage.get("scans") or ()]
+def _learned_from(lineage: Lineage) -> str:
+    return f"{_count(lineage.slices, 'slice')} of {_count(lineage.scans, 'scan')}"
 
 
-def _learned_from(lineage: Mapping[str, Any]) -> str:
-    return f"{_count(lineage.get('slices'), 'slice')} of {_count(lineage.get('scans'), 'scan')}"
-
-
-def _parameters(lineage: Mapping[str, Any]) -> str:
-    trained, total = lineage.get("parameters_trained"), lineage.get("parameters_total")
+def _parameters(lineage: Lineage) -> str:
+    trained, total = lineage.parameters_trained, lineage.parameters_total
     return f"{trained:,} of {total:,}" if trained is not None and total else ""
 
 
-def _own_domain(lineage: Mapping[str, Any]) -> str:
-    before, after = lineage.get("source_before"), lineage.get("source_after")
+def _own_domain(lineage: Lineage) -> str:
+    before, after = lineage.source_before, lineage.source_after
     return "" if before is None or after is None else f"{before:.3f} before, {after:.3f} after"
 
 
-def _count(things: Sequence[Any] | None, name: str) -> str:
-    number = len(things or ())
+def _count(things: Sequence[str], name: str) -> str:
+    number = len(things)
     return f"{number} {name}{'s' * (number != 1)}"
 
 
-def _scores(lineage: Mapping[str, Any]) -> str:
-    rows = Scores.of(lineage).rows
+def _scores(lineage: Lineage) -> str:
+    rows = Scores.of(vars(lineage)).rows
     if not rows:
         return "Not measured: no slice was held out."
     lines = "\n".join(f"| {name} | {before} | {after} | {change} |" for name, before, after, change in rows)

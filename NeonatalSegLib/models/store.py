@@ -38,7 +38,8 @@ from NeonatalSegLib.models.bundle import (
     read_model,
     save_model,
 )
-from NeonatalSegLib.models.card import scan_names, version_card, version_description
+from NeonatalSegLib.models.card import version_card, version_description
+from NeonatalSegLib.models.facts import Lineage, ModelFacts
 from NeonatalSegLib.models.history import Event, user_folder
 from NeonatalSegLib.networks.network import NetworkSettings
 from NeonatalSegLib.resources import shipped_models
@@ -90,13 +91,14 @@ def add_version(
         NeonatalSegError: the models' folder cannot be written; nothing is left behind.
     """
     lineage = {"date": now(), **_plain(lineage), "parent": parent.name, "parent_sha256": parent.hash}
-    description = description or version_description(parent.name, lineage)
-    facts = {**_inherited(parent, lineage), "lineage": lineage}
+    origin = Lineage.from_json(lineage)
+    description = description or version_description(parent.name, origin)
+    facts = {**_inherited(parent, origin), "lineage": lineage}
     try:
         while True:
             folder = _claim_version(_root_name(parent.name))
             with _removed_at_end(folder.parent):
-                text = version_card(folder.name, parent, lineage, description, card)
+                text = version_card(folder.name, parent, origin, description, card)
                 save_model(network, settings, folder, description=description, card=text, facts=facts)
                 if _appear(folder):
                     return read_model(user_folder() / folder.name)
@@ -378,16 +380,17 @@ def _sweep(store: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _inherited(parent: Model, lineage: Mapping[str, Any]) -> dict[str, Any]:
+def _inherited(parent: Model, lineage: Lineage) -> dict[str, Any]:
     """Facts of the new model: what it has seen is what its parent has seen, and the scans of this fine-tuning."""
-    scans = scan_names(lineage)
-    ages = [float(s["age_weeks"]) for s in lineage.get("scans") or () if isinstance(s, Mapping) and s.get("age_weeks")]
-    before: Mapping[str, Any] = {} if lineage.get("strategy") == "scratch" else parent.metadata["neonatalseg"]
-    facts: dict[str, Any] = {"training_subjects": list(dict.fromkeys([*before.get("training_subjects", ()), *scans]))}
-    for held_out in ("validation_subjects", "test_subjects"):
-        if before.get(held_out):  # what was learned from now is held out no more
-            facts[held_out] = [subject for subject in before[held_out] if subject not in scans]
-    if ages := sorted([*ages, *map(float, before.get("ages_weeks") or ())]):
+    before = ModelFacts() if lineage.strategy == "scratch" else parent.facts
+    facts: dict[str, Any] = {"training_subjects": list(dict.fromkeys([*before.training_subjects, *lineage.scans]))}
+    for key, held_out in (
+        ("validation_subjects", before.validation_subjects),
+        ("test_subjects", before.test_subjects),
+    ):
+        if held_out:  # what was learned from now is held out no more
+            facts[key] = [subject for subject in held_out if subject not in lineage.scans]
+    if ages := sorted([*lineage.scan_ages_weeks.values(), *(before.ages_weeks or ())]):
         facts["ages_weeks"] = [ages[0], ages[-1]]
     return facts
 

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, Sampler
 from NeonatalSegLib.augmentation.randomisation import Randomisation, Volume
 from NeonatalSegLib.augmentation.transforms import build_augmentation
 from NeonatalSegLib.datasets.cache import CachedSubject
-from NeonatalSegLib.datasets.templates import PREFIX as TEMPLATE_PREFIX
+from NeonatalSegLib.datasets.kinds import NEWBORN, PHANTOM, TEMPLATE
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.tissues import UNKNOWN
 
@@ -42,9 +42,9 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         on_device: bool = False,
     ) -> None:
         set_track_meta(False)  # the arrays lie on one known grid already; tracking it costs time and memory
-        self.real = [s for s in subjects if not s.name.startswith(("phantom", TEMPLATE_PREFIX))]
-        self.phantoms = [s for s in subjects if s.name.startswith("phantom")]
-        self.templates = [s for s in subjects if s.name.startswith(TEMPLATE_PREFIX)]
+        self.real = [s for s in subjects if s.kind == NEWBORN]
+        self.phantoms = [s for s in subjects if s.kind == PHANTOM]
+        self.templates = [s for s in subjects if s.kind == TEMPLATE]
         self.everyone = self.real + self.phantoms + self.templates
         self.settings = settings
         self.known = known or {}

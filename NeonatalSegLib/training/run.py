@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 
 from NeonatalSegLib.augmentation.randomisation import Randomisation
 from NeonatalSegLib.datasets.cache import CachedSubject
-from NeonatalSegLib.datasets.templates import PREFIX as TEMPLATE_PREFIX
+from NeonatalSegLib.datasets.kinds import NEWBORN
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.evaluation.metrics import dice_per_class, mean_dice_no_background
 from NeonatalSegLib.files.atomic import write_text
@@ -164,7 +164,7 @@ class Trained:
 
     def save(self, folder: str | Path, description: str = "") -> Model:
         """Write the network as a model bundle that states what it was trained on."""
-        real = [s for s in self.subjects if not s.name.startswith(("phantom", TEMPLATE_PREFIX))]
+        real = [s for s in self.subjects if s.kind == NEWBORN]
         ages = sorted(s.age_weeks for s in real if s.age_weeks is not None)
         facts: dict[str, Any] = {
             "training": self.settings.to_json(),
@@ -290,7 +290,7 @@ def _start(settings: TrainingSettings, held_out: set[str]) -> tuple[torch.nn.Mod
             f"The run cannot start from the model {model.name}: its network is {model.network.to_json()}, that of the "
             f"training settings {settings.network.to_json()}."
         )
-    trained = [str(name) for name in model.metadata["neonatalseg"].get("training_subjects", ())]
+    trained = list(model.facts.training_subjects)
     if both := [name for name in trained if name.split("_")[0] in held_out]:
         raise NeonatalSegError(
             f"The run cannot start from the model {model.name}: it was trained on {both[0]}, which this run holds out."
