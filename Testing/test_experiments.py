@@ -16,13 +16,17 @@ from dask_processes import dask_scheduler
 from test_runs import square, times_run
 
 from NeonatalSegLib.augmentation.transforms import AugmentationSettings
+from NeonatalSegLib.cli.app import USER_ERROR
+from NeonatalSegLib.cli.app import run as command_line
 from NeonatalSegLib.datasets.cache import read_cache
+from NeonatalSegLib.datasets.splits import Member, Split, write_split
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.experiments.paper.report import run_experiment
 from NeonatalSegLib.experiments.paper.settings import BudgetDesign, ExperimentSettings, SplitDesign, TransferDesign
 from NeonatalSegLib.experiments.paper.trial import label_masks
 from NeonatalSegLib.experiments.runs import run_jobs
 from NeonatalSegLib.experiments.tables import by_run, dsc_all, dsc_no_background, validation_and_test
+from NeonatalSegLib.models.bundle import read_model
 from NeonatalSegLib.networks.network import NetworkSettings
 from NeonatalSegLib.networks.strategies import STRATEGIES
 from NeonatalSegLib.training.run import TrainingSettings, train
@@ -121,7 +125,7 @@ def test_wrong_masks_are_refused(cache: Path, tmp_path: Path) -> None:
 
 def run(name: str, cache: Path, out: Path, **changes: Any) -> dict[str, dict[str, Any]]:
     """Run an experiment and read its runs' results from disk."""
-    run_experiment(name, None, SETTINGS, out, **{"runs": 2, "cache": cache, "tell": lambda _: None, **changes})
+    run_experiment(name, None, SETTINGS, out, **{"runs": 2, "cache": cache, "report": lambda _: None, **changes})
     return {f.parent.name: json.loads(f.read_text()) for f in sorted((out / "runs").glob("*/result.json"))}
 
 
@@ -267,6 +271,66 @@ def test_too_few_subjects_are_told(cache: Path, tmp_path: Path) -> None:
     settings = dataclasses.replace(SETTINGS, budget=BudgetDesign(scans=3))
     with pytest.raises(NeonatalSegError, match="needs 9 training scans"):
         run_experiment("budget", None, settings, tmp_path, runs=1, cache=cache, report=lambda _: None)
+
+
+# --- splits -----------------------------------------------------------------------------------------------------------
+
+
+def write_table(path: Path, sides: dict[str, list[str]]) -> Path:
+    """A split as ``neonatalseg split`` writes it, of newborns of the cache (whose ages are 37, 38 ...)."""
+    return write_split(
+        Split({side: tuple(Member(n, 37.0 + int(n[-1])) for n in names) for side, names in sides.items()}), path
+    )
+
+
+def test_a_training_takes_a_split(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Who trains, chooses and tests is what the table says, and the model says so; who is on no side takes no part."""
+    sides = {"train": ["sub-0", "sub-3", "sub-6"], "validation": ["sub-1"], "test": ["sub-2", "sub-4"]}
+    config = tmp_path / "settings.json"
+    training = dataclasses.replace(SETTINGS.training, epochs=1, steps_per_epoch=1, validate_every=1)
+    config.write_text(json.dumps(training.to_json()), encoding="utf-8")
+    table = write_table(tmp_path / "split.tsv", sides)
+    command = ["train", "--cache", str(cache), "--split", str(table), "--workers", "0"]
+    assert command_line([*command, "--out", str(tmp_path / "run"), "--config", str(config)]) == 0
+    facts = read_model(tmp_path / "run" / "model").facts
+    assert facts.training_subjects == ("sub-0", "sub-3", "sub-6")
+    assert (facts.validation_subjects, facts.test_subjects) == (("sub-1",), ("sub-2", "sub-4"))
+    assert "2 scans stand on no side" in capsys.readouterr().out
+    config.write_text(json.dumps({**training.to_json(), "test": ["sub-7"]}), encoding="utf-8")
+    assert command_line([*command, "--out", str(tmp_path / "other"), "--config", str(config)]) == USER_ERROR
+    assert "who is held out" in capsys.readouterr().err
+
+
+def test_a_newborn_on_two_sides_is_refused(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tmp_path / "split.tsv"
+    rows = ["sub-1_ses-1\tsub-1\t38\ttrain", "sub-1_ses-2\tsub-1\t40\ttest", "sub-2\tsub-2\t39\tvalidation"]
+    table.write_text("\n".join(["subject\tparticipant\tage_weeks\tside", *rows]) + "\n", encoding="utf-8")
+    for command in (["train", "--cache", str(cache)], ["experiment", "baseline", "--cache", str(cache)]):
+        assert command_line([*command, "--split", str(table), "--out", str(tmp_path / "out")]) == USER_ERROR
+        assert "two sides" in capsys.readouterr().err
+
+
+def test_an_experiment_takes_splits_run_by_run(cache: Path, tmp_path: Path) -> None:
+    """Two folds: each run trains and tests on its own table; other tables in the same folder are refused."""
+    folds = [
+        {"train": ["sub-0", "sub-1", "sub-2"], "validation": ["sub-3"], "test": ["sub-4"]},
+        {"train": ["sub-4", "sub-5"], "validation": ["sub-3"], "test": ["sub-0", "sub-1"]},
+    ]
+    tables = [write_table(tmp_path / f"split_fold-{n}.tsv", sides) for n, sides in enumerate(folds)]
+    config = tmp_path / "experiment.json"
+    config.write_text(json.dumps(SETTINGS.to_json()), encoding="utf-8")
+    given = [text for table in tables for text in ("--split", str(table))]
+    command = ["experiment", "baseline", "--cache", str(cache), "--config", str(config), "--runs", "2"]
+    out = tmp_path / "out"
+    assert command_line([*command, *given, "--out", str(out)]) == 0
+    for number, sides in enumerate(folds):
+        result = json.loads((out / f"runs/full-run{number}/result.json").read_text(encoding="utf-8"))
+        assert result["trained_on"] == sides["train"]
+        assert {(s["set"], s["name"]) for s in result["subjects"]} == {
+            (side, name) for side in ("validation", "test") for name in sides[side]
+        }
+    assert "--split split_fold-0.tsv --split split_fold-1.tsv" in (out / "baseline.md").read_text(encoding="utf-8")
+    assert command_line([*command, "--out", str(out)]) == USER_ERROR  # drawn anew: not the same experiment
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

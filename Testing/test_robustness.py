@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from NeonatalSegLib.cli.app import app
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.experiments.robustness.alterations import NOISE, Alteration, altered, one_at_a_time, scaled
-from NeonatalSegLib.experiments.robustness.matrix import Source, evaluate, make_jobs, run_robustness
+from NeonatalSegLib.experiments.robustness.matrix import RobustnessRun, Source, evaluate, make_jobs, run_robustness
 from NeonatalSegLib.experiments.robustness.report import figures, matrix_mean, split
 from NeonatalSegLib.models.bundle import Model, save_model
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
@@ -261,9 +261,10 @@ def test_a_template_is_judged_on_classes_that_its_labels_tell_apart(place: Path,
 def run(place: Path, out: Path, model: str = "first", **changes: object) -> list[Path]:
     arguments: dict[str, object] = {
         "data": None, "subjects": [], "templates": place / "templates", "ages_weeks": [30], "before": None,
-        "design": "one-at-a-time", "sample": 0, "seed": 0, "parallel": 1, "tell": lambda _: None, **changes,
+        "design": "one-at-a-time", "sample": 0, "seed": 0, **changes,
     }  # fmt: skip
-    return run_robustness(out, model=str(place / model), **arguments)  # type: ignore[arg-type]
+    wanted = RobustnessRun(out=out, model=str(place / model), **arguments)  # type: ignore[arg-type]
+    return run_robustness(wanted, report=lambda _: None)
 
 
 @pytest.fixture(scope="module")

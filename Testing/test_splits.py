@@ -385,3 +385,28 @@ def test_command_tells_what_cannot_be(
     out = study.parent / "s.tsv"
     assert run(["split", "--data", str(study), "--out", str(out), *options]) == USER_ERROR
     assert message in capsys.readouterr().err and not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "sides", "optional", "got"),
+    [
+        ("paper", ("train", "validation", "test"), ("more",), (6, 2, 4, 0)),
+        ("transfer", ("source", "target-train", "target-test"), ("source-test",), (5, 2, 3, 0)),
+    ],
+)
+def test_what_the_command_writes_can_be_taken(
+    study: Path, kind: str, sides: tuple[str, ...], optional: tuple[str, ...], got: tuple[int, ...]
+) -> None:
+    """An experiment takes a written split where it has the sides that it needs; else the sides are told."""
+    numbers = ("6", "2", "4") if kind == "paper" else ("5", "2", "3")
+    names = ("train", "validation", "test") if kind == "paper" else ("source", "train", "test")
+    options = [text for name, number in zip(names, numbers, strict=True) for text in (f"--{name}", number)]
+    out = study.parent / "s.tsv"
+    assert run(["split", "--data", str(study), "--out", str(out), "--kind", kind, *options]) == 0
+    subjects = [scan(f"sub-{i:02d}", age) for i, age in enumerate(ALBERTS)]
+    taken = read_split(out).taken(sides, optional, subjects)
+    assert tuple(len(taken.names(side)) for side in (*sides, *optional)) == got
+    with pytest.raises(NeonatalSegError, match=r"no scan on a side 'nowhere'.*another --kind"):
+        read_split(out).taken(("nowhere",), (), subjects)
+    with pytest.raises(NeonatalSegError, match="not among the 1 subjects"):
+        read_split(out).taken(sides, optional, subjects[:1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -31,6 +33,13 @@ Config = Annotated[
 Parallel = Annotated[int, typer.Option(help="Runs at once on this machine, one thread each.")]
 Scheduler = Annotated[Optional[str], typer.Option(help="Address of a Dask scheduler, for several GPUs or machines.")]
 Cache = Annotated[Optional[Path], typer.Option(help="Folder of prepared arrays; default: OUT/cache.")]
+SplitFiles = Annotated[
+    Optional[list[Path]],
+    typer.Option(
+        "--split",
+        help="Table of 'neonatalseg split', instead of drawing who trains and who tests; several (folds): run by run.",
+    ),
+]
 
 
 def _add(name: str, text: str) -> None:
@@ -42,8 +51,30 @@ def _add(name: str, text: str) -> None:
         parallel: Parallel = 1,
         scheduler: Scheduler = None,
         cache: Cache = None,
+        split: SplitFiles = None,
     ) -> None:
-        _run(name, data, out, runs, config, parallel, scheduler, cache)
+        from NeonatalSegLib.datasets.splits import read_split
+        from NeonatalSegLib.experiments.paper.report import run_experiment
+        from NeonatalSegLib.experiments.paper.settings import ExperimentSettings, read_experiment
+
+        settings = read_experiment(config) if config else ExperimentSettings.paper()
+        settings = replace(settings, splits=tuple(read_split(path) for path in split or ()))
+        # On the page the command stands with what changes its figures: configuration, splits and number of runs.
+        shown = f" --config {Path('Resources', 'Experiments', config.name).as_posix()}" if config else ""
+        shown += "".join(f" --split {path.name}" for path in split or ())
+        files = run_experiment(
+            name,
+            data,
+            settings,
+            out,
+            runs=runs,
+            parallel=parallel,
+            scheduler=scheduler,
+            cache=cache,
+            command=f"neonatalseg experiment {name} --data DATA{shown} --runs {runs} --parallel {parallel} --out OUT",
+            report=typer.echo,
+        )
+        _list(files)
 
     experiment.command(name, help=text)(command)
 
@@ -52,31 +83,6 @@ _add("baseline", "Every slice labelled: Tables 1 and 2.")
 _add("age", "AgeU-Net beside the U-Net, its error in weeks beside that of the mean age.")
 _add("budget", "A third of the slices of three times the scans, along four choices of axis: Table 3.")
 _add("transfer", "From older to younger newborns with six strategies.")
-
-
-def _run(
-    name: str,
-    data: Path | None,
-    out: Path,
-    runs: int,
-    config: Path | None,
-    parallel: int,
-    scheduler: str | None,
-    cache: Path | None,
-) -> None:
-    from NeonatalSegLib.experiments.paper.report import run_experiment
-    from NeonatalSegLib.experiments.paper.settings import ExperimentSettings, read_experiment
-
-    settings = read_experiment(config) if config else ExperimentSettings.paper()
-    # On the page the command stands with what changes its figures: the configuration and the number of runs.
-    shown = f" --config {Path('Resources', 'Experiments', config.name).as_posix()}" if config else ""
-    command = f"neonatalseg experiment {name} --data DATA{shown} --runs {runs} --parallel {parallel} --out OUT"
-    files = run_experiment(
-        name, data, settings, out, runs=runs, parallel=parallel, scheduler=scheduler, cache=cache, command=command,
-        report=typer.echo,
-    )  # fmt: skip
-    for file in files:
-        typer.echo(str(file))
 
 
 @experiment.command()
@@ -102,14 +108,22 @@ def annotator(
     scheduler: Scheduler = None,
 ) -> None:
     """A simulated annotator: DSC against number of slices, for every strategy and selection."""
-    from NeonatalSegLib.experiments.annotator.command import run_annotator
+    from NeonatalSegLib.experiments.annotator.command import AnnotatorRun, run_annotator
 
-    files = run_annotator(
-        out, templates, [int(a) for a in ages.split(",")], data, _names(subjects), change_contrast, source,
-        _names(source_subjects), model, runs, config, parallel, scheduler, typer.echo,
-    )  # fmt: skip
-    for file in files:
-        typer.echo(str(file))
+    wanted = AnnotatorRun(
+        out=out,
+        templates=templates,
+        ages_weeks=_ages(ages),
+        data=data,
+        subjects=_names(subjects),
+        change_contrast=change_contrast,
+        source=source,
+        source_subjects=_names(source_subjects),
+        model=model,
+        runs=runs,
+        config=config,
+    )
+    _list(run_annotator(wanted, parallel=parallel, scheduler=scheduler, report=typer.echo))
 
 
 @experiment.command()
@@ -135,14 +149,30 @@ def robustness(
     parallel: Parallel = 1,
 ) -> None:
     """One model on altered scans of held-out newborns (voxels, skull, grid, corruption, size), and on templates."""
-    from NeonatalSegLib.experiments.robustness.matrix import run_robustness
+    from NeonatalSegLib.experiments.robustness.matrix import RobustnessRun, run_robustness
 
-    files = run_robustness(
-        out, data, _names(subjects), templates, [int(a) for a in _names(ages)], model, before, design, sample, seed,
-        parallel, typer.echo,
-    )  # fmt: skip
+    wanted = RobustnessRun(
+        out=out,
+        data=data,
+        subjects=_names(subjects),
+        templates=templates,
+        ages_weeks=_ages(ages),
+        model=model,
+        before=before,
+        design=design,
+        sample=sample,
+        seed=seed,
+    )
+    _list(run_robustness(wanted, parallel=parallel, report=typer.echo))
+
+
+def _list(files: Iterable[Path]) -> None:
     for file in files:
         typer.echo(str(file))
+
+
+def _ages(text: str) -> list[int]:
+    return [int(age) for age in _names(text)]
 
 
 def _names(text: str) -> list[str]:

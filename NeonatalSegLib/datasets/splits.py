@@ -95,6 +95,21 @@ class Split:
             )
         return [by_name[name] for name in self.names(side)]
 
+    def taken(self, sides: Sequence[str], optional: Sequence[str], subjects: Sequence[Aged]) -> Split:
+        """The split with these sides alone, for use on ``subjects``; an optional side that it has not is empty.
+
+        Raises:
+            NeonatalSegError: a side is missing or empty, or one of its scans is not among the subjects.
+        """
+        if missing := [side for side in sides if not self.sides.get(side)]:
+            raise NeonatalSegError(
+                f"The split has no scan on a side {missing[0]!r}: it has {', '.join(self.sides)}, and "
+                f"{', '.join(sides)} are needed. Make one with another --kind (neonatalseg split)."
+            )
+        for side in (*sides, *(side for side in optional if side in self.sides)):
+            self.select(side, subjects)
+        return Split({side: self.sides.get(side, ()) for side in (*sides, *optional)})
+
 
 # --- the splits of the paper ------------------------------------------------------------------------------------------
 

@@ -45,7 +45,7 @@ MAX_AGE_GAP_WEEKS = 2.0  # between the age given and the age that the model tell
 CUT_SHARE = 0.01  # of the border faces showing brain: above it the field of view cuts the brain
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SegmentOptions:
     """What a user may choose for one segmentation.
 

@@ -86,7 +86,7 @@ def baseline(subjects: Sequence[Aged], settings: ExperimentSettings, runs: int, 
 def _baseline_jobs(subjects: Sequence[Aged], settings: ExperimentSettings, runs: int) -> dict[str, dict[str, Any]]:
     jobs = {}
     for run in range(runs):
-        split = _split(subjects, settings, run)
+        split = settings.sides(subjects, run)
         jobs[f"full-run{run}"] = _job("full", run, settings.training, split.names("train"), _held_out(split))
     return jobs
 
@@ -96,7 +96,7 @@ def age(subjects: Sequence[Aged], settings: ExperimentSettings, runs: int, execu
     training = replace(settings.training, network=replace(settings.training.network, age_head=True))
     jobs = _baseline_jobs(subjects, settings, runs)
     for run in range(runs):
-        split = _split(subjects, settings, run)
+        split = settings.sides(subjects, run)
         jobs[f"age-run{run}"] = _job("age", run, training, split.names("train"), _held_out(split))
     results = tuple(execute(jobs).values())
     names = {"full": "U-Net", "age": "AgeU-Net"}
@@ -142,7 +142,7 @@ def budget(subjects: Sequence[Aged], settings: ExperimentSettings, runs: int, ex
     design, jobs = settings.budget, _baseline_jobs(subjects, settings, runs)
     shorter = _with_epochs(settings.training, design.full_epochs)
     for run in range(runs):
-        split, many = _split(subjects, settings, run), design.scans * design.times
+        split, many = settings.sides(subjects, run), design.scans * design.times
         held_out, random = _held_out(split), np.random.default_rng([settings.split.seed, run])
         # The base line's own scans come first: its fully labelled ones are among the sparsely labelled.
         names = [str(n) for side in ("train", "more") for n in random.permutation(split.names(side))]
@@ -198,7 +198,7 @@ def transfer(subjects: Sequence[Aged], settings: ExperimentSettings, runs: int, 
     design, sources, jobs = settings.transfer, {}, {}
     tuned = replace(_with_epochs(settings.training, design.epochs), learning_rate=design.learning_rate)
     for run in range(runs):
-        sides = design.sides(subjects, run, settings.split.seed)
+        sides = settings.transfer_sides(subjects, run)
         source, target = sides.names("source"), sides.names("target-train")
         held_out = {"target": list(sides.names("target-test")), "source": list(sides.names("source-test"))}
         start = f"transfer-source-run{run}"
@@ -297,7 +297,3 @@ def _with_epochs(training: TrainingSettings, epochs: int) -> TrainingSettings:
 
 def _held_out(split: Split) -> dict[str, list[str]]:
     return {side: list(split.names(side)) for side in ("validation", "test")}
-
-
-def _split(subjects: Sequence[Aged], settings: ExperimentSettings, run: int) -> Split:
-    return settings.split.sides(subjects, run)

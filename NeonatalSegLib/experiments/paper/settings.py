@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -134,6 +134,7 @@ class ExperimentSettings:
 
     Attributes:
         loader_workers: processes that draw patches, for each run.
+        splits: from files, instead of drawing them: run i takes the i-th, and the first again after the last.
         notes: sentences about the data and the size that stand beside the tables, by experiment; "all": beside all.
     """
 
@@ -143,6 +144,7 @@ class ExperimentSettings:
     transfer: TransferDesign = TransferDesign()
     loader_workers: int = 0
     notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    splits: tuple[Split, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.transfer.source is None) != (self.transfer.target_test is None):
@@ -151,6 +153,28 @@ class ExperimentSettings:
             raise NeonatalSegError(f"A budget of {self.budget.percent:g} % is not above 0 and at most 90 %.")
         if self.split.more and self.split.train is None:
             raise NeonatalSegError("The split's 'more' means nothing without 'train': all the rest trains already.")
+
+    def sides(self, subjects: Sequence[Aged], run: int) -> Split:
+        """Sides "train", "more", "validation" and "test" of one run.
+
+        Raises:
+            NeonatalSegError: as ``SplitDesign.sides``, or a given split lacks a side or names a scan that is not there.
+        """
+        if self.splits:
+            split = self.splits[run % len(self.splits)]
+            return split.taken(("train", "validation", "test"), ("more",), subjects)
+        return self.split.sides(subjects, run)
+
+    def transfer_sides(self, subjects: Sequence[Aged], run: int) -> Split:
+        """Sides "source", "source-test", "target-train" and "target-test" of one run.
+
+        Raises:
+            NeonatalSegError: as ``TransferDesign.sides``, or as :meth:`sides`.
+        """
+        if self.splits:
+            split = self.splits[run % len(self.splits)]
+            return split.taken(("source", "target-train", "target-test"), ("source-test",), subjects)
+        return self.transfer.sides(subjects, run, self.split.seed)
 
     @classmethod
     def paper(cls) -> ExperimentSettings:
@@ -178,12 +202,21 @@ class ExperimentSettings:
         )
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "training": self.training.to_json()}
+        """As a configuration file has it; given splits as {side: names}, and no entry where there are none."""
+        drawn = {**asdict(replace(self, splits=())), "training": self.training.to_json()}
+        del drawn["splits"]
+        given = [{side: list(split.names(side)) for side in split.sides} for split in self.splits]
+        return {**drawn, "splits": given} if given else drawn
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ExperimentSettings:
-        """The inverse of :meth:`to_json`; what is left out has its default, what is unknown is refused."""
+        """The inverse of :meth:`to_json`; what is left out has its default, what is unknown is refused.
+
+        Splits are given as tables (``datasets.splits.read_split``), not in a configuration.
+        """
         data = dict(data)
+        if "splits" in data:
+            raise NeonatalSegError("A configuration holds no splits: give tables of 'neonatalseg split' by --split.")
         return _make(
             cls,
             {

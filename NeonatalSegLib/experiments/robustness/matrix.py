@@ -66,55 +66,71 @@ class Cell:
         return f"{self.alteration.key}_{self.contrast.replace('+', '')}"
 
 
-def run_robustness(
-    out: Path,
-    data: Path | None,
-    subjects: Sequence[str],
-    templates: Path | None,
-    ages_weeks: Sequence[int],
-    model: str | None,
-    before: Path | None,
-    design: str,
-    sample: int,
-    seed: int,
-    parallel: int,
-    report: Callable[[str], None],
-) -> list[Path]:
+@dataclass(frozen=True, kw_only=True)
+class RobustnessRun:
+    """What is evaluated: newborns, templates or both.
+
+    Attributes:
+        out: folder of the evaluations and the report.
+        data, subjects: BIDS folder, and newborns that the model does not know (none: its own test subjects).
+        templates, ages_weeks: folder of age templates, and which of them.
+        model: name or folder; None for the current one.
+        before: ``out`` of the same command with an earlier model.
+        design: one of ``DESIGNS``.
+        sample: further cells of the full product, each on one newborn.
+        seed: of these, and of what is drawn in the alterations.
+    """
+
+    out: Path
+    data: Path | None = None
+    subjects: Sequence[str] = ()
+    templates: Path | None = None
+    ages_weeks: Sequence[int] = ()
+    model: str | None = None
+    before: Path | None = None
+    design: str = "one-at-a-time"
+    sample: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.design not in DESIGNS:
+            raise NeonatalSegError(f"There is no design {self.design!r}: choose {' or '.join(DESIGNS)}.")
+        if self.sample < 0:
+            raise NeonatalSegError(f"{self.sample} sampled cells cannot be drawn: give 0 or more.")
+
+
+def run_robustness(run: RobustnessRun, *, parallel: int = 1, report: Callable[[str], None] = print) -> list[Path]:
     """Everything behind the command: evaluates what is left and writes the report; returns the report's files.
 
     Raises:
-        NeonatalSegError: nothing to evaluate, a subject that the model knows, one without labels or a contrast, a
-            missing template, an unknown design, a folder of another model or design, or failed evaluations.
+        NeonatalSegError: nothing to evaluate, a subject that the model knows, one without labels or a modality, a
+            missing template, a folder of another model or design, or failed evaluations.
     """
-    if design not in DESIGNS:
-        raise NeonatalSegError(f"There is no design {design!r}: choose {' or '.join(DESIGNS)}.")
-    if sample < 0:
-        raise NeonatalSegError(f"{sample} sampled cells cannot be drawn: give 0 or more.")
-    found = find_model(model)
-    sources = [] if data is None else held_out(data.absolute(), subjects, found)
+    found = find_model(run.model)
+    sources = [] if run.data is None else held_out(run.data.absolute(), run.subjects, found)
     newborns = [s.name for s in sources]
-    sources += [] if templates is None else template_sources(templates.absolute(), ages_weeks, found)
+    sources += [] if run.templates is None else template_sources(run.templates.absolute(), run.ages_weeks, found)
     if not sources:
         raise NeonatalSegError("There is nothing to evaluate: give --data, --templates or both.")
     config = {
-        "model": found.name, "sha256": found.hash, "design": design, "seed": seed, "alterations": alterations.FORMAT,
-        "method": METHOD,
+        "model": found.name, "sha256": found.hash, "design": run.design, "seed": run.seed,
+        "alterations": alterations.FORMAT, "method": METHOD,
     }  # fmt: skip
-    earlier = read_earlier(before, config) if before else None
+    earlier = read_earlier(run.before, config) if run.before else None
     results = run_jobs(
         partial(evaluate, sources={s.name: s for s in sources}, model=found.folder.resolve()),
-        make_jobs(sources, design, sample, seed),
-        out,
+        make_jobs(sources, run.design, run.sample, run.seed),
+        run.out,
         config=config,
         parallel=parallel,
         report=report,
     )
     command = "neonatalseg experiment robustness"
     command += f" --data DATA --subjects {','.join(n.removeprefix('sub-') for n in newborns)}" if newborns else ""
-    command += f" --templates TEMPLATES --ages {','.join(map(str, ages_weeks))}" if templates else ""
-    command += f" --model {found.name}{' --before EARLIER' if before else ''} --design {design}"
-    command += f" --sample {sample} --seed {seed} --out OUT"
-    return write_report(list(results.values()), found, earlier, out, command)
+    command += f" --templates TEMPLATES --ages {','.join(map(str, run.ages_weeks))}" if run.templates else ""
+    command += f" --model {found.name}{' --before EARLIER' if run.before else ''} --design {run.design}"
+    command += f" --sample {run.sample} --seed {run.seed} --out OUT"
+    return write_report(list(results.values()), found, earlier, run.out, command)
 
 
 def held_out(data: Path, subjects: Sequence[str], model: Model) -> list[Source]:
@@ -126,18 +142,20 @@ def held_out(data: Path, subjects: Sequence[str], model: Model) -> list[Source]:
     """
     from NeonatalSegLib.datasets.bids import find_subjects, prefixed
 
-    facts = model.metadata["neonatalseg"]
     known = {s.name: s for s in find_subjects(data)}
-    names = [prefixed("sub", n) for n in subjects] or list(facts.get("test_subjects", ()))
+    names = [prefixed("sub", n) for n in subjects] or list(model.facts.test_subjects)
     if not names:
         raise NeonatalSegError(f"The model {model.name} states no test subjects: name held-out ones with --subjects.")
-    roles = {"trained on": "training_subjects", "was chosen on (validation)": "validation_subjects"}
+    roles = {
+        "trained on": model.facts.training_subjects,
+        "was chosen on (validation)": model.facts.validation_subjects,
+    }
     sources = []
     for name in dict.fromkeys(names):
-        for role, key in roles.items():
-            if name.split("_")[0] in {str(n).split("_")[0] for n in facts.get(key, ())}:
+        for role, seen in roles.items():
+            if name.split("_")[0] in {n.split("_")[0] for n in seen}:
                 raise NeonatalSegError(
-                    f"{name} is no held-out subject: the model {model.name} {role} it. Leave it out of --subjects."
+                    f"{name} is not a held-out subject: the model {model.name} {role} it. Leave it out of --subjects."
                 )
         if name not in known:
             raise NeonatalSegError(f"There is no subject {name} in {data}. Found: {', '.join(known)}.")
@@ -156,7 +174,7 @@ def template_sources(folder: Path, ages_weeks: Sequence[int], model: Model) -> l
     Raises:
         NeonatalSegError: no age is given, a file of one is missing, or the model was trained on one.
     """
-    known = set(model.metadata["neonatalseg"].get("training_subjects", ()))
+    known = set(model.facts.training_subjects)
     found = find_templates(folder, ages_weeks)
     if trained := [s.name for s in found if s.name in known]:
         left = [str(age) for age, s in zip(ages_weeks, found, strict=True) if s.name not in known]

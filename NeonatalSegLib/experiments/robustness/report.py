@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from NeonatalSegLib.datasets.bids import read_table
-from NeonatalSegLib.datasets.templates import PREFIX
+from NeonatalSegLib.datasets.kinds import TEMPLATE, kind_by_name
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.experiments.robustness import alterations as a
 from NeonatalSegLib.experiments.robustness.alterations import FACTORS, Alteration, one_at_a_time
@@ -264,8 +264,7 @@ Size: the header of images and truth alone.
 Noise: Rician in every voxel, air included, sd {100 * a.NOISE:g} % of the head's 99th percentile. Bias field: exp of a \
 random polynomial of degree {a.BIAS_DEGREE}, from {low} to {high}. Motion: k-space lines of {a.POSES} other poses, up \
 to {a.MOTION_MM:g} mm and {a.MOTION_DEGREES:g}° along each axis.""".splitlines()
-    trained = model.metadata["neonatalseg"].get("training_subjects", ())
-    if templates := [str(name) for name in trained if str(name).startswith(PREFIX)]:
+    if templates := [name for name in model.facts.training_subjects if kind_by_name(name) == TEMPLATE]:
         lines.append(
             f"The model was trained on the templates {', '.join(templates)}; those evaluated here are others of the "
             "series. Neighbouring ages of an average look alike: newborns of unseen ages would be harder."

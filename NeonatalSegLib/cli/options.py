@@ -1,0 +1,29 @@
+"""Options that several commands have, and the line that says how far the work is."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+# Optional[...] and not "| None": typer evaluates these at run time, and Python 3.10 is supported.
+T1 = Annotated[Optional[Path], typer.Option(help="T1 image, or a folder with one DICOM series.")]
+T2 = Annotated[Optional[Path], typer.Option(help="T2 image, or a folder with one DICOM series.")]
+Model = Annotated[
+    Optional[str], typer.Option(help="Name or folder of a model; default: the accepted one, else the shipped one.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+TrustHeaders = Annotated[bool, typer.Option("--trust-headers", help="Do not register T1 to T2.")]
+N4 = Annotated[bool, typer.Option("--n4", help="Correct the bias field first (N4).")]
+Flips = Annotated[bool, typer.Option("--flips", help="Average with the mirror image (twice the network's time).")]
+Probabilities = Annotated[bool, typer.Option("--probabilities", help="Also write the class probabilities.")]
+Uncertainty = Annotated[bool, typer.Option("--uncertainty", help="Also write the entropy, 0-1.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse a T1 and T2 that do not agree.")]
+
+
+def progress_line(stage: str, fraction: float) -> None:
+    if sys.stderr.isatty():
+        end = "\n" if fraction >= 1 else ""
+        print(f"\r{stage:<10}{100 * fraction:3.0f} %", end=end, file=sys.stderr, flush=True)

@@ -1,0 +1,155 @@
+"""``neonatalseg segment``, ``batch``, ``demo``, ``evaluate``: from scans to label maps, and how good they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from NeonatalSegLib.cli.options import (
+    N4,
+    T1,
+    T2,
+    Device,
+    Flips,
+    Model,
+    Probabilities,
+    Strict,
+    TrustHeaders,
+    Uncertainty,
+    progress_line,
+)
+from NeonatalSegLib.errors import NeonatalSegError
+
+
+def segment(
+    out: Annotated[Path, typer.Option(help="Folder for the results; made where missing.")],
+    t1: T1 = None,
+    t2: T2 = None,
+    name: Annotated[Optional[str], typer.Option(help="Name of the scan; default: from the file name.")] = None,
+    age: Annotated[Optional[float], typer.Option(help="Post-menstrual age in weeks.")] = None,
+    model: Model = None,
+    device: Device = "auto",
+    trust_headers: TrustHeaders = False,
+    n4: N4 = False,
+    flips: Flips = False,
+    probabilities: Probabilities = False,
+    uncertainty: Uncertainty = False,
+    strict: Strict = False,
+) -> None:
+    """Segment one newborn's scan: label map, volumes, picture and side-car."""
+    from NeonatalSegLib.scans.scan import load_scan
+
+    scan = load_scan(t1, t2, name=name, age_weeks=age)  # bad input is told before the network's libraries load
+    from NeonatalSegLib.segmentation.outputs import check_writable, segment_to_folder
+    from NeonatalSegLib.segmentation.segmenter import Segmenter, SegmentOptions
+
+    check_writable(out)
+    options = SegmentOptions(
+        trust_headers=trust_headers,
+        n4=n4,
+        flips=flips,
+        probabilities=probabilities,
+        uncertainty=uncertainty,
+        strict=strict,
+    )
+    segmenter = Segmenter(model or None, device)
+    _report(segment_to_folder(segmenter, scan, out, options=options, progress=progress_line))
+
+
+def batch(
+    out: Annotated[Path, typer.Option(help="Folder for the study's results; finished scans in it are skipped.")],
+    bids: Annotated[
+        Optional[Path], typer.Option(help="dHCP release or BIDS folder: every session with a T1w or T2w.")
+    ] = None,
+    scans: Annotated[
+        Optional[Path],
+        typer.Option("--list", help="TSV with the columns name, t1, t2, age_weeks (paths may be empty)."),
+    ] = None,
+    model: Model = None,
+    device: Device = "auto",
+    trust_headers: TrustHeaders = False,
+    n4: N4 = False,
+    flips: Flips = False,
+    probabilities: Probabilities = False,
+    uncertainty: Uncertainty = False,
+    strict: Strict = False,
+) -> None:
+    """Segment a whole study with one warm model. Exit status: 0 all, 3 some, 4 none of the scans succeeded."""
+    from functools import partial
+
+    from NeonatalSegLib.segmentation.batch import run_study, scans_of_bids, scans_of_list
+
+    if (bids is None) == (scans is None):
+        raise NeonatalSegError("Give either --bids with a folder or --list with a table of scans.")
+    study = scans_of_bids(bids, partial(typer.echo, err=True)) if bids else scans_of_list(scans) if scans else []
+    from NeonatalSegLib.segmentation.outputs import check_writable
+    from NeonatalSegLib.segmentation.segmenter import Segmenter, SegmentOptions
+
+    check_writable(out)
+    options = SegmentOptions(
+        trust_headers=trust_headers,
+        n4=n4,
+        flips=flips,
+        probabilities=probabilities,
+        uncertainty=uncertainty,
+        strict=strict,
+    )
+    segmenter = Segmenter(model or None, device)
+    typer.echo(f"Model: {segmenter.model.name}  sha256 {segmenter.model.hash[:12]}")
+    result = run_study(segmenter, study, out, options, report=typer.echo)
+    typer.echo(result.summary())
+    raise typer.Exit(result.exit_status)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the scan and the results.")] = Path("demo"),
+    age: Annotated[float, typer.Option(help="Age of the synthetic newborn in weeks.")] = 40.0,
+    model: Model = None,
+    device: Device = "auto",
+) -> None:
+    """Draw a synthetic newborn, segment it, and print the DSC against the truth that it was drawn from."""
+    from NeonatalSegLib.segmentation.demo import run_demo
+
+    written, table = run_demo(out, age, model or None, device, progress_line)
+    _report(written)
+    typer.echo(f"\n{table}")
+
+
+def evaluate(
+    pred: Annotated[Path, typer.Option(help="Folder with label maps to be evaluated.")],
+    truth: Annotated[Path, typer.Option(help="Folder with the true label maps.")],
+    out: Annotated[Optional[Path], typer.Option(help="TSV, one row a subject and tissue.")] = None,
+    surface: Annotated[bool, typer.Option(help="Also HD95 and average surface distance (slower).")] = True,
+) -> None:
+    """Compare label maps with the truth: the paper's Tables 1 and 2, surface distances and volumes."""
+    from NeonatalSegLib.evaluation.folders import evaluate_folders
+
+    evaluation = evaluate_folders(pred, truth, surface=surface, progress=progress_line)
+    for warning in evaluation.warnings:
+        typer.echo(f"Warning: {warning}", err=True)
+    typer.echo(f"{evaluation.table1()}\n\n{evaluation.table2()}")
+    if out:
+        evaluation.write_tsv(out)
+        typer.echo(f"\nWritten: {out}")
+
+
+def _report(written: dict[str, Path]) -> None:
+    """Volumes, warnings and where the files are."""
+    import json
+
+    facts = json.loads(written["sidecar"].read_text(encoding="utf-8"))
+    for warning in facts["Warnings"]:
+        typer.echo(f"Warning: {warning}", err=True)
+    rows = [line.split("\t") for line in written["volumes"].read_text(encoding="utf-8").splitlines()[1:]]
+    for _, _, tissue, volume in rows:
+        typer.echo(f"{tissue:<45}{float(volume):8.1f} mL")
+    if "PredictedAgeWeeks" in facts:
+        typer.echo(f"{'Age by the model':<45}{facts['PredictedAgeWeeks']:8.1f} weeks")
+    times = "  ".join(f"{k} {v:.1f} s" for k, v in facts["SecondsPerStage"].items())
+    typer.echo(f"Model: {facts['Model']['Name']}  sha256 {facts['Model']['SHA256'][:12]}")
+    typer.echo(f"{facts['Device']}  {times}")
+    for path in written.values():
+        typer.echo(str(path))
+    typer.echo(facts["Notice"])
