@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from NeonatalSegLib.annotation.plan import BudgetSettings, Plan, PlannedSlice, plane, position_mm
+from NeonatalSegLib.annotation.plan import BudgetSettings, Plan, PlannedSlice
 from NeonatalSegLib.annotation.session import StudyScan, create_study
-from NeonatalSegLib.scans.grid import Grid
+from NeonatalSegLib.scans.grid import Grid, plane, position_mm
 
 ROOT = Path(__file__).resolve().parents[1]
 # y and z swapped in space, so that no axis name agrees with an array axis by chance

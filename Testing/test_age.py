@@ -17,9 +17,11 @@ from torch.nn import functional
 from benchmarks import accuracy
 from NeonatalSegLib.datasets.cache import CachedSubject, read_cache
 from NeonatalSegLib.datasets.phantom import Phantom, draw_newborn, write_newborn
-from NeonatalSegLib.engine.operations.segmenting import WarmModels, segment
+from NeonatalSegLib.engine.operations.job import WarmModels
+from NeonatalSegLib.engine.operations.segmenting import segment
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.models.bundle import DEFAULT_MODEL, Model, find_model, read_model, save_model
+from NeonatalSegLib.models.bundle import Model, read_model, save_model
+from NeonatalSegLib.models.registry import DEFAULT_MODEL, find_model
 from NeonatalSegLib.networks.losses import DeepSupervisionLoss, age_loss
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.networks.sliding_window import predict_age, predict_windows, predict_with_age

@@ -17,9 +17,9 @@ import SimpleITK as sitk
 
 from benchmarks import crash_safety
 from benchmarks.crash_safety import GRID, RATER, ROOT, SCAN, make_study, pattern
-from NeonatalSegLib.annotation.plan import plane
 from NeonatalSegLib.annotation.session import AnnotationSession, create_study, read_annotations
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.scans.grid import plane
 
 FIRST, CROSSING = f"{SCAN}/axial/7", f"{SCAN}/coronal/10"
 DEAD = 9

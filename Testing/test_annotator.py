@@ -9,7 +9,8 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from NeonatalSegLib.annotation.plan import BudgetSettings, plan_slices, plane
+from NeonatalSegLib.annotation.plan import BudgetSettings
+from NeonatalSegLib.annotation.planning import plan_slices
 from NeonatalSegLib.datasets.phantom import draw_newborn
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.experiments.annotator.domains import (
@@ -22,7 +23,7 @@ from NeonatalSegLib.experiments.annotator.report import write_annotator_report
 from NeonatalSegLib.experiments.annotator.simulation import AnnotatorSettings, dsc_merged, reveal, simulate, to_plan
 from NeonatalSegLib.models.bundle import Model, save_model
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
-from NeonatalSegLib.scans.grid import Grid
+from NeonatalSegLib.scans.grid import Grid, plane
 from NeonatalSegLib.scans.scan import Scan
 from NeonatalSegLib.segmentation.segmenter import Segmenter
 from NeonatalSegLib.tissues import UNKNOWN

@@ -13,10 +13,12 @@ import SimpleITK as sitk
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.transform import Rotation
 
-from NeonatalSegLib.annotation.plan import AXES, BudgetSettings, ScanToPlan, plan_slices, plane, voxel_axis
+from NeonatalSegLib.annotation.plan import BudgetSettings
+from NeonatalSegLib.annotation.planning import plan_slices
+from NeonatalSegLib.annotation.slice_selection import ScanToPlan
 from NeonatalSegLib.datasets.phantom import draw_newborn
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.scans.grid import Grid
+from NeonatalSegLib.scans.grid import AXES, Grid, plane, voxel_axis
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 BRAIN = [t.index for t in PHYSIOLOGICAL]

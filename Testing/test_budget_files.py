@@ -16,7 +16,8 @@ from conftest import ROOT
 from small_studies import make_study, small_scan
 from test_budget import BOX, box, newborn, settings
 
-from NeonatalSegLib.annotation.plan import BudgetSettings, Plan, PlannedSlice, plan_slices, read_plan
+from NeonatalSegLib.annotation.plan import BudgetSettings, Plan, PlannedSlice, read_plan
+from NeonatalSegLib.annotation.planning import plan_slices
 from NeonatalSegLib.annotation.record import plane_shape
 from NeonatalSegLib.annotation.session import AnnotationSession
 from NeonatalSegLib.cli.app import USER_ERROR, run

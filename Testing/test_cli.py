@@ -14,7 +14,8 @@ import pytest
 import SimpleITK as sitk
 from conftest import ROOT
 
-from NeonatalSegLib.models.bundle import DEFAULT_MODEL, save_model
+from NeonatalSegLib.models.bundle import save_model
+from NeonatalSegLib.models.registry import DEFAULT_MODEL
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.tissues import TISSUES

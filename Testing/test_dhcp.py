@@ -14,7 +14,7 @@ from NeonatalSegLib.cli.app import USER_ERROR, run
 from NeonatalSegLib.datasets.cache import build_cache
 from NeonatalSegLib.datasets.dhcp import find_complete, find_scans, is_release, read_release
 from NeonatalSegLib.datasets.phantom import Phantom, draw_newborn
-from NeonatalSegLib.datasets.splits import read_split
+from NeonatalSegLib.datasets.split_files import read_split
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.models.bundle import save_model
 from NeonatalSegLib.networks.network import NetworkSettings, build_network

@@ -19,7 +19,8 @@ from NeonatalSegLib.augmentation.transforms import AugmentationSettings
 from NeonatalSegLib.cli.app import USER_ERROR
 from NeonatalSegLib.cli.app import run as command_line
 from NeonatalSegLib.datasets.cache import read_cache
-from NeonatalSegLib.datasets.splits import Member, Split, write_split
+from NeonatalSegLib.datasets.split_files import write_split
+from NeonatalSegLib.datasets.splits import Member, Split
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.experiments.paper.report import run_experiment
 from NeonatalSegLib.experiments.paper.settings import BudgetDesign, ExperimentSettings, SplitDesign, TransferDesign

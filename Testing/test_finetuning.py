@@ -14,7 +14,7 @@ import torch
 
 from NeonatalSegLib.annotation.completed import read_annotations
 from NeonatalSegLib.annotation.new_study import start_study
-from NeonatalSegLib.annotation.plan import BudgetSettings, PlannedSlice, plane
+from NeonatalSegLib.annotation.plan import BudgetSettings, PlannedSlice
 from NeonatalSegLib.annotation.session import AnnotationSession
 from NeonatalSegLib.annotation.study import StudyScan
 from NeonatalSegLib.datasets.cache import build_cache
@@ -24,8 +24,10 @@ from NeonatalSegLib.errors import Cancelled, NeonatalSegError
 from NeonatalSegLib.finetuning.run import finetune, hold_out, learned_before, prepare_case, read_rehearsal
 from NeonatalSegLib.finetuning.settings import FineTuningSettings
 from NeonatalSegLib.models import store
-from NeonatalSegLib.models.bundle import DEFAULT_MODEL, Model, read_model, save_model
+from NeonatalSegLib.models.bundle import Model, read_model, save_model
+from NeonatalSegLib.models.registry import DEFAULT_MODEL
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
+from NeonatalSegLib.scans.grid import plane
 from NeonatalSegLib.tissues import UNKNOWN
 
 TINY = NetworkSettings((4, 6, 6), 3.0, (32, 32, 32), heads=1)

@@ -13,7 +13,7 @@ from torch import nn
 from NeonatalSegLib.datasets.phantom import Phantom
 from NeonatalSegLib.errors import Cancelled, NeonatalSegError
 from NeonatalSegLib.evaluation.metrics import dice_per_class, mean_dice_no_background
-from NeonatalSegLib.models.bundle import DEFAULT_MODEL
+from NeonatalSegLib.models.registry import DEFAULT_MODEL
 from NeonatalSegLib.networks.network import NetworkSettings
 from NeonatalSegLib.networks.sliding_window import predict_windows
 from NeonatalSegLib.scans.grid import Grid

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.models.bundle import DEFAULT_MODEL, Model, find_model, list_models, read_model, save_model, sha256
+from NeonatalSegLib.models.bundle import Model, read_model, save_model, sha256
+from NeonatalSegLib.models.registry import DEFAULT_MODEL, find_model, list_models
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 
 TINY = NetworkSettings((4, 8, 8), 1.0, (16, 16, 16), heads=1)

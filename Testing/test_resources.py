@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LOOK = """
 import json
 from NeonatalSegLib import resources
-from NeonatalSegLib.models.bundle import DEFAULT_MODEL, find_model
+from NeonatalSegLib.models.registry import DEFAULT_MODEL, find_model
 model = find_model()
 model.check_weights()
 assert model.name == DEFAULT_MODEL

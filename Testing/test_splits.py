@@ -11,6 +11,7 @@ import pytest
 
 from NeonatalSegLib.cli.app import USER_ERROR, run
 from NeonatalSegLib.datasets.bids import Subject
+from NeonatalSegLib.datasets.split_files import read_split, write_split
 from NeonatalSegLib.datasets.splits import (
     Member,
     Split,
@@ -18,10 +19,8 @@ from NeonatalSegLib.datasets.splits import (
     leave_out_folds,
     paper_sizes,
     paper_split,
-    read_split,
     representative_subset,
     transfer_split,
-    write_split,
 )
 from NeonatalSegLib.errors import NeonatalSegError
 

@@ -15,16 +15,16 @@ from store_models import LINEAGE, SHIPPED, TINY, add, copies, run, save_parent, 
 
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.models import store
-from NeonatalSegLib.models.bundle import (
+from NeonatalSegLib.models.bundle import Model
+from NeonatalSegLib.models.history import user_folder
+from NeonatalSegLib.models.registry import (
     DEFAULT_MODEL,
-    Model,
     current_model,
     default_model_name,
     find_model,
     installed_models,
     list_models,
 )
-from NeonatalSegLib.models.history import user_folder
 from NeonatalSegLib.networks.network import build_network
 
 
@@ -283,7 +283,7 @@ def test_nonsense_in_the_metadata_is_passed_over(parent: Model, text: str) -> No
 
 def test_listing_needs_no_network_library() -> None:
     code = (
-        "import sys\nfrom NeonatalSegLib.models import store\nfrom NeonatalSegLib.models.bundle import list_models\n"
+        "import sys\nfrom NeonatalSegLib.models import store\nfrom NeonatalSegLib.models.registry import list_models\n"
         "print([m.name for m in list_models()], store.current_name())\n"
         "print(sorted({'torch', 'monai', 'numpy', 'SimpleITK'} & set(sys.modules)))"
     )

@@ -10,8 +10,9 @@ import pytest
 from store_models import SHIPPED, add, at_once, copies, run, save_parent, visible, weight
 
 from NeonatalSegLib.models import store
-from NeonatalSegLib.models.bundle import DEFAULT_MODEL, Model, find_model, installed_models
+from NeonatalSegLib.models.bundle import Model
 from NeonatalSegLib.models.history import user_folder
+from NeonatalSegLib.models.registry import DEFAULT_MODEL, find_model, installed_models
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Model:
 # Parent and a network of its weights, all of one value, without the time that MONAI takes to load.
 NETWORK = """
 import torch
-from NeonatalSegLib.models.bundle import find_model
+from NeonatalSegLib.models.registry import find_model
 def network_of(folder, value):
     parent, network = find_model(folder), torch.nn.Module()
     weights = torch.load(parent.check_weights(), weights_only=True)

@@ -13,8 +13,9 @@ from store_models import add, copies, save_parent, visible, weight
 
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.models import store
-from NeonatalSegLib.models.bundle import DEFAULT_MODEL, Model, find_model
+from NeonatalSegLib.models.bundle import Model
 from NeonatalSegLib.models.history import user_folder
+from NeonatalSegLib.models.registry import DEFAULT_MODEL, find_model
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 import SimpleITK as sitk
 
 from NeonatalSegLib.annotation.new_study import start_study
-from NeonatalSegLib.annotation.plan import BudgetSettings, plane, read_plan
+from NeonatalSegLib.annotation.plan import BudgetSettings, read_plan
 from NeonatalSegLib.annotation.study import StudyScan, read_study
 from NeonatalSegLib.cli.app import run
 from NeonatalSegLib.datasets.phantom import write_newborn
@@ -21,7 +21,7 @@ from NeonatalSegLib.engine import Client
 from NeonatalSegLib.errors import Cancelled, NeonatalSegError
 from NeonatalSegLib.models.bundle import save_model
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
-from NeonatalSegLib.scans.grid import Grid
+from NeonatalSegLib.scans.grid import Grid, plane
 from NeonatalSegLib.scans.preprocessing import foreground
 from NeonatalSegLib.scans.scan import load_scan
 from NeonatalSegLib.segmentation.segmenter import Segmenter

@@ -6,8 +6,10 @@ import itertools
 from typing import Any
 
 from NeonatalSegLib.models import store
-from NeonatalSegLib.models.bundle import find_model, save_model
-from NeonatalSegLib.models.scores import Scores, Version, list_versions
+from NeonatalSegLib.models.bundle import save_model
+from NeonatalSegLib.models.registry import find_model
+from NeonatalSegLib.models.scores import Scores
+from NeonatalSegLib.models.versions import Version, list_versions
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.panel import segment_view
 from NeonatalSegLib.panel.finetune_state import FineTuneState, State, Strategy

@@ -20,8 +20,9 @@ from scripted_engine import HELLO, ScriptedEngine
 from small_studies import make_study
 from test_mrml_logic import add_volume
 
-from NeonatalSegLib.models.bundle import find_model
-from NeonatalSegLib.models.scores import Scores, Version
+from NeonatalSegLib.models.registry import find_model
+from NeonatalSegLib.models.scores import Scores
+from NeonatalSegLib.models.versions import Version
 from NeonatalSegLib.networks.strategies import STRATEGIES as TEXTS
 from NeonatalSegLib.panel.segment_state import State
 from NeonatalSegLib.tissues import PHYSIOLOGICAL

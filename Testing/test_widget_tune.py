@@ -19,12 +19,14 @@ import slicer_scene
 from scripted_engine import HELLO
 from test_widget import REPLACED, WidgetCase
 
-from NeonatalSegLib.annotation.plan import BudgetSettings, ScanToPlan, plan_slices
+from NeonatalSegLib.annotation.plan import BudgetSettings
+from NeonatalSegLib.annotation.planning import plan_slices
 from NeonatalSegLib.annotation.session import AnnotationSession, create_study
+from NeonatalSegLib.annotation.slice_selection import ScanToPlan
 from NeonatalSegLib.annotation.study import StudyScan
 from NeonatalSegLib.datasets.phantom import Phantom, draw_newborn
 from NeonatalSegLib.models import store
-from NeonatalSegLib.models.bundle import DEFAULT_MODEL, find_model
+from NeonatalSegLib.models.registry import DEFAULT_MODEL, find_model
 from NeonatalSegLib.mrml.finetune.charts import DICE, LOSS
 from NeonatalSegLib.mrml.shared import dependencies
 from NeonatalSegLib.networks.network import NetworkSettings, build_network

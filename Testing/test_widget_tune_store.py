@@ -14,7 +14,8 @@ import slicer_scene
 from test_widget_tune import HAVE_TORCH, TINY, WAIT_S, TuneCase, add_candidate, make_study
 
 from NeonatalSegLib.models import store
-from NeonatalSegLib.models.bundle import DEFAULT_MODEL, save_model
+from NeonatalSegLib.models.bundle import save_model
+from NeonatalSegLib.models.registry import DEFAULT_MODEL
 from NeonatalSegLib.mrml.finetune.charts import LOSS
 from NeonatalSegLib.mrml.shared.compute import start_engine
 from NeonatalSegLib.networks.network import build_network

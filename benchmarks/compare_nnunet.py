@@ -73,7 +73,8 @@ from NeonatalSegLib.experiments.robustness.alterations import FACTORS, Alteratio
 from NeonatalSegLib.experiments.robustness.matrix import CONTRASTS, Source, alterations, held_out, make_jobs
 from NeonatalSegLib.experiments.robustness.report import read_earlier
 from NeonatalSegLib.files.atomic import write_file
-from NeonatalSegLib.models.bundle import DEFAULT_MODEL, Model, find_model
+from NeonatalSegLib.models.bundle import Model
+from NeonatalSegLib.models.registry import DEFAULT_MODEL, find_model
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.preprocessing import align, foreground
 from NeonatalSegLib.scans.scan import Scan, load_scan

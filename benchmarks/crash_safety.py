@@ -25,9 +25,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from NeonatalSegLib.annotation.plan import AXES, BudgetSettings, Plan, PlannedSlice, plane, position_mm, voxel_axis
+from NeonatalSegLib.annotation.plan import BudgetSettings, Plan, PlannedSlice
 from NeonatalSegLib.annotation.session import AnnotationSession, StudyScan, create_study, read_annotations
-from NeonatalSegLib.scans.grid import Grid
+from NeonatalSegLib.scans.grid import AXES, Grid, plane, position_mm, voxel_axis
 
 ROOT = Path(__file__).resolve().parents[1]
 SCAN, RATER = "sub-01", "Kim"

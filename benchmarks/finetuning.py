@@ -18,11 +18,12 @@ import psutil
 import SimpleITK as sitk
 
 from NeonatalSegLib.annotation.new_study import start_study
-from NeonatalSegLib.annotation.plan import BudgetSettings, plane
+from NeonatalSegLib.annotation.plan import BudgetSettings
 from NeonatalSegLib.annotation.session import AnnotationSession
 from NeonatalSegLib.annotation.study import StudyScan
 from NeonatalSegLib.datasets.bids import find_subjects
 from NeonatalSegLib.datasets.cache import read_labels
+from NeonatalSegLib.scans.grid import plane
 
 
 def main() -> None:

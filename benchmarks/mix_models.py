@@ -22,7 +22,8 @@ from NeonatalSegLib.datasets.cache import read_labels
 from NeonatalSegLib.evaluation.metrics import dice_per_class, mean_dice_no_background
 from NeonatalSegLib.experiments.robustness.alterations import Alteration, altered, scaled
 from NeonatalSegLib.experiments.robustness.matrix import CONTRASTS
-from NeonatalSegLib.models.bundle import Model, find_model, save_model
+from NeonatalSegLib.models.bundle import Model, save_model
+from NeonatalSegLib.models.registry import find_model
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.scan import load_scan
 from NeonatalSegLib.segmentation.segmenter import Segmenter

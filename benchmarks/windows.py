@@ -15,7 +15,7 @@ import torch
 
 from NeonatalSegLib.datasets.bids import find_subjects
 from NeonatalSegLib.evaluation.metrics import dice_per_class, mean_dice_no_background
-from NeonatalSegLib.models.bundle import DEFAULT_MODEL
+from NeonatalSegLib.models.registry import DEFAULT_MODEL
 from NeonatalSegLib.networks import sliding_window
 from NeonatalSegLib.scans.preprocessing import back_to_scan, prepare
 from NeonatalSegLib.scans.scan import load_scan

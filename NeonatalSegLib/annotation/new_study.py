@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import SimpleITK as sitk
 
-from NeonatalSegLib.annotation.plan import BudgetSettings, Plan, ScanToPlan, plan_slices
+from NeonatalSegLib.annotation.plan import BudgetSettings, Plan
+from NeonatalSegLib.annotation.planning import plan_slices
+from NeonatalSegLib.annotation.slice_selection import ScanToPlan
 from NeonatalSegLib.annotation.study import CREATING, MAY_BE_THERE, StudyScan, create_study
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files.names import check_distinct, check_name
@@ -116,7 +118,7 @@ def plan_study(
     if not needs_model(settings, prefill):
         segmenter = None
     elif segmenter is None:
-        from NeonatalSegLib.models.bundle import find_model
+        from NeonatalSegLib.models.registry import find_model
         from NeonatalSegLib.segmentation.segmenter import Segmenter
 
         segmenter = Segmenter(find_model())

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from NeonatalSegLib.annotation.plan import Plan, PlannedSlice, plane
+from NeonatalSegLib.annotation.plan import Plan, PlannedSlice
 from NeonatalSegLib.annotation.study import FORMAT, Study, check_labels
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files.ledger import read_ledger
-from NeonatalSegLib.scans.grid import Grid
+from NeonatalSegLib.scans.grid import Grid, plane
 
 STATES = {
     "started": "in progress", "reopened": "in progress", "drafted": "in progress",

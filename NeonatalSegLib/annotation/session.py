@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from NeonatalSegLib.annotation.completed import AnnotatedScan, read_annotations
-from NeonatalSegLib.annotation.plan import Plan, plane
+from NeonatalSegLib.annotation.plan import Plan
 from NeonatalSegLib.annotation.record import (
     NOTE,
     Record,
@@ -58,7 +58,7 @@ from NeonatalSegLib.files import atomic
 from NeonatalSegLib.files.ledger import Ledger
 from NeonatalSegLib.files.lock import Lock
 from NeonatalSegLib.files.names import check_name, same_file
-from NeonatalSegLib.scans.grid import Grid
+from NeonatalSegLib.scans.grid import Grid, plane
 
 __all__ = [
     "AnnotatedScan", "AnnotationSession", "SliceItem", "StudyProgress", "StudyScan", "create_study", "read_annotations",
@@ -89,7 +89,7 @@ class StudyProgress:
 class AnnotationSession:
     """A study as one rater works on it; made by :meth:`open`.
 
-    Planes are 2D uint8 arrays with labels 0-9, cut from an array (z, y, x) by :func:`NeonatalSegLib.budget.plane`.
+    Planes are 2D uint8 arrays with labels 0-9, cut from an array (z, y, x) by :func:`NeonatalSegLib.scans.grid.plane`.
 
     Attributes:
         warnings: in words, what was put right on opening or could not be brought up to date.

@@ -53,7 +53,7 @@ def _add(name: str, text: str) -> None:
         cache: Cache = None,
         split: SplitFiles = None,
     ) -> None:
-        from NeonatalSegLib.datasets.splits import read_split
+        from NeonatalSegLib.datasets.split_files import read_split
         from NeonatalSegLib.experiments.paper.report import run_experiment
         from NeonatalSegLib.experiments.paper.settings import ExperimentSettings, read_experiment
 

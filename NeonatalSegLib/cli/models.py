@@ -23,7 +23,7 @@ def models(context: typer.Context) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    from NeonatalSegLib.models.bundle import current_model, installed_models
+    from NeonatalSegLib.models.registry import current_model, installed_models
 
     known, reasons = installed_models()
     current, warnings = current_model()
@@ -36,7 +36,7 @@ def models(context: typer.Context) -> None:
 @app.command()
 def show(name: Name) -> None:
     """Show one model: state, folder and its card (origin, figures, licence)."""
-    from NeonatalSegLib.models.bundle import current_model, find_model
+    from NeonatalSegLib.models.registry import current_model, find_model
 
     model = find_model(name)
     typer.echo(f"{_lines(model, current_model()[0])[0]}\n{model.folder}\n")

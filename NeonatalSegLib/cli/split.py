@@ -48,7 +48,7 @@ def split(
     Scans without T1, T2, labels or age are listed and left out.
     """
     from NeonatalSegLib.datasets.dhcp import find_complete
-    from NeonatalSegLib.datasets.splits import write_split
+    from NeonatalSegLib.datasets.split_files import write_split
 
     given = {
         "share": share,

@@ -80,7 +80,7 @@ def budget(
         settings = replace(settings, exclude=_completed(exclude, found))
     segmenter = None
     if needs_model(settings, prefill):
-        from NeonatalSegLib.models.bundle import find_model
+        from NeonatalSegLib.models.registry import find_model
         from NeonatalSegLib.segmentation.segmenter import Segmenter
 
         segmenter = Segmenter(find_model(model), device)
@@ -124,8 +124,8 @@ def finetune(
     from NeonatalSegLib.finetuning import run
     from NeonatalSegLib.finetuning.settings import FineTuningSettings
     from NeonatalSegLib.models import store
-    from NeonatalSegLib.models.bundle import find_model
     from NeonatalSegLib.models.history import check_writable
+    from NeonatalSegLib.models.registry import find_model
 
     chosen = {"strategy": strategy, "seed": seed, "steps": steps, "rehearsal": 0.0 if no_rehearsal else None}
     given |= {name: value for name, value in chosen.items() if value is not None}
@@ -218,7 +218,7 @@ def _completed(folders: list[Path], scans: list[StudyScan]) -> tuple[str, ...]:
 
 def _tell(plan: Plan, warnings: tuple[str, ...], *, reasons: bool) -> None:
     """Slices per scan and axis, or each with its reason."""
-    from NeonatalSegLib.annotation.plan import AXES
+    from NeonatalSegLib.scans.grid import AXES
 
     for warning in warnings:
         typer.echo(f"Warning: {warning}", err=True)

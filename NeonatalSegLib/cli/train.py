@@ -82,7 +82,7 @@ def _held_out_by(path: Path, train_on: str, settings: TrainingSettings) -> Train
     Raises:
         NeonatalSegError: an unreadable split, no such side, or the settings name held-out newborns themselves.
     """
-    from NeonatalSegLib.datasets.splits import read_split
+    from NeonatalSegLib.datasets.split_files import read_split
 
     if settings.validation or settings.test:
         raise NeonatalSegError(
@@ -104,7 +104,7 @@ def _on_the_split(path: Path, subjects: list[CachedSubject]) -> list[CachedSubje
         NeonatalSegError: a scan of the split is not among the subjects.
     """
     from NeonatalSegLib.datasets.kinds import NEWBORN
-    from NeonatalSegLib.datasets.splits import read_split
+    from NeonatalSegLib.datasets.split_files import read_split
 
     split = read_split(path)
     chosen = {subject.name for side in split.sides for subject in split.select(side, subjects)}

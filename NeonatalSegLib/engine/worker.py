@@ -26,7 +26,8 @@ if not __package__:  # run by its path: this file's folder on sys.path would let
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from NeonatalSegLib.engine import folders, protocol
-from NeonatalSegLib.engine.operations.segmenting import OPERATIONS, WarmModels
+from NeonatalSegLib.engine.operations.job import WarmModels
+from NeonatalSegLib.engine.operations.table import OPERATIONS
 from NeonatalSegLib.errors import Cancelled, NeonatalSegError
 
 PARENT_CHECK_S = 1.0

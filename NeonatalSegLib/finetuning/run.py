@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from NeonatalSegLib.annotation.completed import AnnotatedScan
-from NeonatalSegLib.annotation.plan import PlannedSlice, plane
+from NeonatalSegLib.annotation.plan import PlannedSlice
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.finetuning.sparse_labels import SparseCase, annotated_on
 from NeonatalSegLib.models.bundle import Model
+from NeonatalSegLib.scans.grid import plane
 from NeonatalSegLib.tissues import PHYSIOLOGICAL, UNKNOWN
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def finetune(
 
 def learned_before(model: Model) -> set[str]:
     """Keys of the slices that this model and those that it came from have learned, as far as their lineage is here."""
-    from NeonatalSegLib.models.bundle import find_model
+    from NeonatalSegLib.models.registry import find_model
 
     keys: set[str] = set()
     seen: set[str] = set()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 
@@ -43,22 +41,6 @@ class Scores:
         )
 
 
-@dataclass(frozen=True)
-class Version:
-    """A model of the user's store: ``state`` is "candidate" or "accepted"."""
-
-    name: str
-    state: str
-    strategy: str = ""
-    parent: str = ""
-    scores: Scores = field(default_factory=Scores)
-
-    @property
-    def label(self) -> str:
-        """For the list: "neonatal-t1t2-ft001 (candidate)"."""
-        return f"{self.name} ({self.state})"
-
-
 def dice_text(value: float | None) -> str:
     """Three decimals, a dash where nothing was measured."""
     return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
@@ -69,18 +51,3 @@ def change_text(before: float | None, after: float | None) -> str:
     if before is None or after is None or not math.isfinite(after - before):
         return "–"
     return f"{after - before:+.3f}"
-
-
-def list_versions() -> list[Version]:
-    """The user's own models, sorted by name, so that the newest of a family is the last."""
-    from NeonatalSegLib.models.bundle import list_models
-    from NeonatalSegLib.models.store import SHIPPED, status
-
-    versions = []
-    for model in list_models():
-        with suppress(NeonatalSegError):  # another process has just removed it
-            if (state := status(model.name)) != SHIPPED:
-                lineage = model.metadata["neonatalseg"].get("lineage") or {}
-                made = str(lineage.get("strategy", "")), str(lineage.get("parent", ""))
-                versions.append(Version(model.name, state, *made, Scores.of(lineage)))
-    return versions

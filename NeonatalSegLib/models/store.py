@@ -28,19 +28,11 @@ from NeonatalSegLib.files.atomic import now, sync, sync_folder
 from NeonatalSegLib.files.names import check_name
 from NeonatalSegLib.models import history as log
 from NeonatalSegLib.models.archive import name_in_zip, read_zip, write_zip
-from NeonatalSegLib.models.bundle import (
-    DEFAULT_MODEL,
-    Model,
-    current_model,
-    default_model_name,
-    find_model,
-    is_there,
-    read_model,
-    save_model,
-)
+from NeonatalSegLib.models.bundle import Model, read_model, save_model
 from NeonatalSegLib.models.card import version_card, version_description
 from NeonatalSegLib.models.facts import Lineage, ModelFacts
 from NeonatalSegLib.models.history import Event, user_folder
+from NeonatalSegLib.models.registry import DEFAULT_MODEL, current_model, default_model_name, find_model, is_there
 from NeonatalSegLib.networks.network import NetworkSettings
 from NeonatalSegLib.resources import shipped_models
 

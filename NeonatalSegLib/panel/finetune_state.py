@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from NeonatalSegLib.models.scores import Scores, Version, dice_text
+from NeonatalSegLib.models.scores import Scores, dice_text
+from NeonatalSegLib.models.versions import Version
 from NeonatalSegLib.networks.strategies import STRATEGIES
 from NeonatalSegLib.panel.controls import duration
 from NeonatalSegLib.panel.signals import Signal

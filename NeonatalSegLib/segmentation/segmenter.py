@@ -19,7 +19,8 @@ import SimpleITK as sitk
 
 from NeonatalSegLib.errors import NeonatalSegError, is_out_of_memory
 from NeonatalSegLib.evaluation.metrics import volumes_ml
-from NeonatalSegLib.models.bundle import Model, current_model, find_model
+from NeonatalSegLib.models.bundle import Model
+from NeonatalSegLib.models.registry import current_model, find_model
 from NeonatalSegLib.networks.network import NetworkSettings
 from NeonatalSegLib.progress import Progress
 from NeonatalSegLib.scans.grid import Grid

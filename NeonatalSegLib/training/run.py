@@ -30,7 +30,8 @@ from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.evaluation.metrics import dice_per_class, mean_dice_no_background
 from NeonatalSegLib.files.atomic import write_text
 from NeonatalSegLib.files.settings import read_object
-from NeonatalSegLib.models.bundle import Model, find_model, save_model
+from NeonatalSegLib.models.bundle import Model, save_model
+from NeonatalSegLib.models.registry import find_model
 from NeonatalSegLib.networks.losses import DeepSupervisionLoss, age_loss, merged_loss
 from NeonatalSegLib.networks.network import build_network
 from NeonatalSegLib.networks.sliding_window import predict_with_age

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from NeonatalSegLib.engine.operations.segmenting import Job, WarmModels
+    from NeonatalSegLib.engine.operations.job import Job, WarmModels
 
 
 def strategies(job: Job, models: WarmModels) -> dict[str, Any]:
@@ -15,7 +15,7 @@ def strategies(job: Job, models: WarmModels) -> dict[str, Any]:
     Fields: ``model`` (name or path, null for the user's default).
     Result: ``model_name``; ``strategies``, a list of {name, text, trained, total, percent}.
     """
-    from NeonatalSegLib.models.bundle import default_model_name, find_model
+    from NeonatalSegLib.models.registry import default_model_name, find_model
     from NeonatalSegLib.networks.network import build_network
     from NeonatalSegLib.networks.strategies import STRATEGIES, trainable_parameters
 
@@ -47,8 +47,8 @@ def finetune(job: Job, models: WarmModels) -> dict[str, Any]:
     from NeonatalSegLib.finetuning.run import finetune as run
     from NeonatalSegLib.finetuning.run import read_rehearsal
     from NeonatalSegLib.finetuning.settings import FineTuningSettings
-    from NeonatalSegLib.models.bundle import default_model_name, find_model
     from NeonatalSegLib.models.history import check_writable
+    from NeonatalSegLib.models.registry import default_model_name, find_model
 
     fields = job.fields
     job.progress("read", 0.0)

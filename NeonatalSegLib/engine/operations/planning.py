@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from NeonatalSegLib.errors import NeonatalSegError
 
 if TYPE_CHECKING:
-    from NeonatalSegLib.engine.operations.segmenting import Job, WarmModels
+    from NeonatalSegLib.engine.operations.job import Job, WarmModels
 
 
 def plan(job: Job, models: WarmModels) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def plan(job: Job, models: WarmModels) -> dict[str, Any]:
     """
     from NeonatalSegLib.annotation.new_study import check_folder, check_scans, needs_model, scan_of_json, start_study
     from NeonatalSegLib.annotation.plan import BudgetSettings
-    from NeonatalSegLib.models.bundle import current_model
+    from NeonatalSegLib.models.registry import current_model
 
     study = job.fields.get("study")
     if not study:

@@ -15,7 +15,7 @@ from NeonatalSegLib.experiments.annotator.report import write_annotator_report
 from NeonatalSegLib.experiments.annotator.simulation import AnnotatorSettings, simulate
 from NeonatalSegLib.files.settings import read_object, tuples
 from NeonatalSegLib.finetuning.run import PHANTOMS
-from NeonatalSegLib.models.bundle import find_model
+from NeonatalSegLib.models.registry import find_model
 from NeonatalSegLib.segmentation.segmenter import Segmenter
 
 

@@ -15,12 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from NeonatalSegLib.annotation.plan import BudgetSettings, PlannedSlice, ScanToPlan, plan_slices, plane
+from NeonatalSegLib.annotation.plan import BudgetSettings, PlannedSlice
+from NeonatalSegLib.annotation.planning import plan_slices
+from NeonatalSegLib.annotation.slice_selection import ScanToPlan
 from NeonatalSegLib.datasets.cache import read_cache
 from NeonatalSegLib.experiments.annotator.domains import DomainScan, read_domain_scan
 from NeonatalSegLib.experiments.runs import run_jobs
 from NeonatalSegLib.finetuning.sparse_labels import SparseCase
 from NeonatalSegLib.networks.strategies import STRATEGIES
+from NeonatalSegLib.scans.grid import plane
 from NeonatalSegLib.tissues import NUMBER_OF_CLASSES, PHYSIOLOGICAL, UNKNOWN
 
 
@@ -119,7 +122,7 @@ def one_run(
     from NeonatalSegLib.finetuning.loop import run_finetuning
     from NeonatalSegLib.finetuning.run import fully_labelled
     from NeonatalSegLib.finetuning.settings import FineTuningSettings
-    from NeonatalSegLib.models.bundle import find_model
+    from NeonatalSegLib.models.registry import find_model
     from NeonatalSegLib.segmentation.segmenter import choose_device
 
     found = find_model(model)

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from NeonatalSegLib.annotation.plan import AXES
 from NeonatalSegLib.datasets.splits import Aged, Split
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.experiments.paper.settings import ExperimentSettings
@@ -32,6 +31,7 @@ from NeonatalSegLib.experiments.tables import (
     validation_and_test,
 )
 from NeonatalSegLib.networks.strategies import STRATEGIES
+from NeonatalSegLib.scans.grid import AXES
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 from NeonatalSegLib.training.settings import TrainingSettings
 

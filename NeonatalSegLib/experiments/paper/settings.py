@@ -212,7 +212,7 @@ class ExperimentSettings:
     def from_json(cls, data: Mapping[str, Any]) -> ExperimentSettings:
         """The inverse of :meth:`to_json`; what is left out has its default, what is unknown is refused.
 
-        Splits are given as tables (``datasets.splits.read_split``), not in a configuration.
+        Splits are given as tables (``datasets.split_files.read_split``), not in a configuration.
         """
         data = dict(data)
         if "splits" in data:

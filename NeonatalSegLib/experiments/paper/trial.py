@@ -96,8 +96,10 @@ def label_masks(subjects: Sequence[CachedSubject], slices: Mapping[str, Any], sp
 
     The percentage is of all slices of the axis; they are taken from its central 90 %.
     """
-    from NeonatalSegLib.annotation.plan import BudgetSettings, ScanToPlan, plan_slices, plane
-    from NeonatalSegLib.scans.grid import Grid
+    from NeonatalSegLib.annotation.plan import BudgetSettings
+    from NeonatalSegLib.annotation.planning import plan_slices
+    from NeonatalSegLib.annotation.slice_selection import ScanToPlan
+    from NeonatalSegLib.scans.grid import Grid, plane
 
     settings = BudgetSettings(
         slices["percent"] / CENTRAL,

@@ -23,7 +23,8 @@ from NeonatalSegLib.experiments.robustness import alterations
 from NeonatalSegLib.experiments.robustness.alterations import FACTORS, Alteration, altered, one_at_a_time, scaled
 from NeonatalSegLib.experiments.robustness.report import read_earlier, write_report
 from NeonatalSegLib.experiments.runs import run_jobs
-from NeonatalSegLib.models.bundle import Model, find_model, sha256
+from NeonatalSegLib.models.bundle import Model, sha256
+from NeonatalSegLib.models.registry import find_model
 from NeonatalSegLib.segmentation.segmenter import METHOD
 
 if TYPE_CHECKING:

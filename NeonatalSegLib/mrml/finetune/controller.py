@@ -13,8 +13,8 @@ from slicer.util import VTKObservationMixin
 
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.models import store
-from NeonatalSegLib.models.bundle import current_model
-from NeonatalSegLib.models.scores import list_versions
+from NeonatalSegLib.models.registry import current_model
+from NeonatalSegLib.models.versions import list_versions
 from NeonatalSegLib.mrml.finetune import view as tune_view
 from NeonatalSegLib.mrml.finetune.charts import FineTuneChart
 from NeonatalSegLib.mrml.finetune.store_buttons import StoreButtons

@@ -59,7 +59,7 @@ def place_result(
     """Bring the files of a finished segmentation into the scene, beside the scan.
 
     Args:
-        fields: the result as ``engine.operations.segment`` gives it: paths, volumes, texts.
+        fields: the result as ``engine.operations.segmenting.segment`` gives it: paths, volumes, texts.
         reference: the volume node on whose grid the result lies.
         world_to_reference: 4 x 4, from the world to the node's own space when it was handed over.
         started: ``time.perf_counter()`` at the click. times_s: stages timed so far.

@@ -64,7 +64,7 @@ def models(hello: Mapping[str, Any]) -> dict[str, str]:
 
 def known_models() -> dict[str, str]:
     """As ``models``, read here: before the compute process was started, or after a model came or went."""
-    from NeonatalSegLib.models.bundle import default_model_name, list_models
+    from NeonatalSegLib.models.registry import default_model_name, list_models
 
     found = [{"name": model.name, "description": model.description} for model in list_models()]
     return models({"models": found, "default_model": default_model_name()})

@@ -1,0 +1,108 @@
+"""Which models there are: the shipped ones and the user's, by name or folder, and which is used where none is named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.models.bundle import Model, read_model
+from NeonatalSegLib.models.history import Event, accepted_order, read_events, user_folder
+from NeonatalSegLib.resources import shipped_models
+
+if TYPE_CHECKING:
+    pass
+
+DEFAULT_MODEL = "neonatal-v2"
+
+
+def list_models() -> list[Model]:
+    """The shipped models, then the user's, each sorted by name; what is no whole bundle is passed over."""
+    return installed_models()[0]
+
+
+def installed_models() -> tuple[list[Model], list[str]]:
+    """The models of :func:`list_models`, and in words why each other folder beside them was passed over."""
+    models: list[Model] = []
+    reasons: list[str] = []
+    for folder in sorted(shipped_models().glob("*/configs/metadata.json")):
+        _add_model(folder.parent.parent, models, reasons)
+    shipped = {model.name for model in models}
+    try:
+        there = sorted(p for p in user_folder().iterdir() if not p.name.startswith("."))
+    except FileNotFoundError:
+        there = []
+    except (OSError, NeonatalSegError) as error:
+        return models, [*reasons, f"The user's models could not be listed: {error}"]
+    for path in there:
+        if path.suffix.lower() == ".zip":
+            reasons.append(f"{path} is packed: take it over with neonatalseg models import, which also checks it.")
+        elif path.name in shipped:
+            reasons.append(f"{path} has the name of a shipped model: give the folder another name.")
+        elif path.is_dir():
+            _add_model(path, models, reasons)
+    return models, reasons
+
+
+def find_model(name_or_path: str | Path | None = None) -> Model:
+    """A model by its name, or by the path of its bundle folder; None for the user's default.
+
+    Raises:
+        NeonatalSegError: there is none of that name (it lists what there is), or it is broken (it says how).
+    """
+    name = default_model_name() if name_or_path is None else str(name_or_path)
+    path = Path(name)
+    if name_or_path is not None and path.is_dir():
+        return read_model(path)
+    if len(path.parts) != 1 or path.suffix == ".pt" or name.startswith("."):
+        raise NeonatalSegError(f"{path} is not a model: expected the name of a model or a bundle folder.")
+    for parent in (shipped_models(), user_folder()):
+        if (parent / name).is_dir():
+            return read_model(parent / name)
+    names = ", ".join(m.name for m in list_models()) or "none"
+    raise NeonatalSegError(f"There is no model named {name!r}. Installed models: {names}.")
+
+
+def default_model_name() -> str:
+    """Name of the model that is used where none is named: the accepted current one, else the shipped one."""
+    return current_model()[0]
+
+
+def current_model(events: Sequence[Event] | None = None) -> tuple[str, list[str]]:
+    """Name of the user's default model, and warnings: which accepted ones are gone, so that an earlier one is used.
+
+    Args:
+        events: the history; default: as it is on disk.
+    """
+    warnings = []
+    try:
+        order = accepted_order(read_events() if events is None else events)
+    except NeonatalSegError:  # no home folder: then nothing was accepted either
+        order = []
+    for name, accepted_hash in reversed(order):
+        if is_there(name, accepted_hash):
+            break
+        warnings.append(f"The accepted model {name} is missing, broken or not the one that was accepted")
+    else:
+        name = DEFAULT_MODEL
+    advice = f": {name} is used instead. Import it again, or accept another model (neonatalseg models accept NAME)."
+    return name, [warning + advice for warning in warnings]
+
+
+def is_there(name: str, accepted_hash: str) -> bool:
+    """Whether an accepted model is still here; a shipped one in any version."""
+    if (shipped_models() / name).is_dir():
+        return True
+    try:
+        folder = user_folder() / name
+        return read_model(folder).hash == accepted_hash and (folder / "models" / "model.pt").is_file()
+    except NeonatalSegError:
+        return False
+
+
+def _add_model(folder: Path, models: list[Model], reasons: list[str]) -> None:
+    try:
+        models.append(read_model(folder))
+    except NeonatalSegError as error:
+        reasons.append(str(error))
