@@ -54,11 +54,20 @@ TISSUES: tuple[Tissue, ...] = (
 )
 PHYSIOLOGICAL: tuple[Tissue, ...] = tuple(t for t in TISSUES if not t.background)
 NUMBER_OF_CLASSES = len(TISSUES)
+# Label values by name.
+(
+    BACKGROUND, CSF, CORTICAL_GM, WM, INTRACRANIAL_BG, VENTRICLES, CEREBELLUM, DEEP_GM, BRAINSTEM, HIPPOCAMPUS,
+) = (tissue.index for tissue in TISSUES)  # fmt: skip
 UNKNOWN = 255  # in uint8 label arrays that a network learns from: nobody has said what this voxel is
 
 
 def by_index(index: int) -> Tissue:
-    """The tissue whose label value is ``index``; IndexError for a value that is not 0-9."""
+    """The tissue whose label value is ``index``; IndexError for a value that is not 0-9.
+
+    Example:
+        >>> by_index(6).name
+        'Cerebellum'
+    """
     if not 0 <= index < NUMBER_OF_CLASSES:
         raise IndexError(f"label value {index} is not one of 0-{NUMBER_OF_CLASSES - 1}")
     return TISSUES[index]

@@ -134,13 +134,13 @@ class TestPatch:
 class TestSynthesis:
     def test_younger_cortex_is_thinner_and_fluid_spaces_larger(self) -> None:
         labels = torch.full((32, 32, 32), 3, dtype=torch.uint8)
-        labels[:8], labels[8:13] = synthesis.CSF, synthesis.CORTEX
+        labels[:8], labels[8:13] = synthesis.CSF, synthesis.CORTICAL_GM
         labels[20:27, 12:20, 12:20] = synthesis.VENTRICLES
         count = torch.bincount(labels.long().reshape(-1), minlength=10)
         ratios = []
         for seed in range(8):
             young = torch.bincount(synthesis.simulate_younger(labels, chance(seed)).long().reshape(-1), minlength=10)
-            ratios.append((young / count)[[synthesis.CORTEX, synthesis.CSF, synthesis.VENTRICLES]])
+            ratios.append((young / count)[[synthesis.CORTICAL_GM, synthesis.CSF, synthesis.VENTRICLES]])
         cortex, csf, ventricles = torch.stack(ratios).mean(0).tolist()
         assert cortex < 0.97
         assert csf > 1
@@ -160,7 +160,7 @@ class TestSynthesis:
             image = synthesis.random_contrast(parts, chance(seed))
             assert float(image[labels == 0].mean()) < 0.1
             white.append(float(image[labels == 3].mean()))
-            grey.append(float(image[labels == synthesis.CORTEX].mean()))
+            grey.append(float(image[labels == synthesis.CORTICAL_GM].mean()))
         brighter = np.array(white) > np.array(grey)
         assert 0 < brighter.sum() < 12
 

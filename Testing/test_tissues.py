@@ -8,10 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from NeonatalSegLib import tissues
 from NeonatalSegLib.tissues import PHYSIOLOGICAL, TISSUES, by_index, generated_files
 
 RESOURCES = Path(__file__).resolve().parent.parent / "Resources"
 PAPER = ["CSF", "cGM", "WM", "Ventr.", "Cereb.", "dGM", "BS", "Hippoc."]  # head of the paper's Table 2
+
+
+def test_names_of_label_values_are_those_of_the_table() -> None:
+    for tissue in tissues.TISSUES:
+        assert getattr(tissues, tissue.key.upper()) == tissue.index == tissues.TISSUES.index(tissue)
+    assert tissues.UNKNOWN not in {tissue.index for tissue in tissues.TISSUES}
 
 
 def test_classes_are_the_papers() -> None:

@@ -13,11 +13,22 @@ import numpy as np
 
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.scans.grid import Grid, voxel_axis
-from NeonatalSegLib.tissues import NUMBER_OF_CLASSES, by_index
+from NeonatalSegLib.tissues import (
+    BRAINSTEM,
+    CEREBELLUM,
+    CORTICAL_GM,
+    CSF,
+    DEEP_GM,
+    HIPPOCAMPUS,
+    NUMBER_OF_CLASSES,
+    VENTRICLES,
+    WM,
+    by_index,
+)  # fmt: skip
 
 MIN_AREA_MM2 = 100.0  # of foreground: a slice with less shows a rim or a stray voxel
 # Small structures first: a slice through them shows the large tissues as well, and not the other way round.
-TISSUE_ORDER = (9, 5, 8, 7, 6, 2, 3, 1)
+TISSUE_ORDER = (HIPPOCAMPUS, VENTRICLES, BRAINSTEM, DEEP_GM, CEREBELLUM, CORTICAL_GM, WM, CSF)
 MIN_SHARE = 0.25  # of the largest area (of a tissue, of the foreground) along the axis: less is uncertain for its rim
 NOISE = 0.5  # of the standard deviation of the scores, at the first pick; falls to 0 at the last
 

@@ -16,7 +16,6 @@ import torch
 
 from NeonatalSegLib.augmentation.acquisition import Geometry, bias_field, coarse_slices, gamma, ghosts, noise
 from NeonatalSegLib.augmentation.synthesis import (
-    INTRACRANIAL,
     changed_contrast,
     clusters,
     head_shells,
@@ -26,6 +25,7 @@ from NeonatalSegLib.augmentation.synthesis import (
     uniform,
 )
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.tissues import INTRACRANIAL_BG
 
 ROOM_MM = 14.0  # around a scan, for skull and scalp
 
@@ -66,7 +66,7 @@ class RandomisationSettings:
         if self.synthetic + self.hybrid > 1 or self.skull + self.tight > 1 or self.drop_modality > 0.5:
             raise NeonatalSegError("synthetic + hybrid and skull + tight may be 1 at most, drop_modality 0.5.")
         if not 0.3 <= self.scale[0] <= self.scale[1] <= 2:
-            raise NeonatalSegError(f"The scale {self.scale} is no range between 0.3 and 2.")
+            raise NeonatalSegError(f"The scale {self.scale} is not a range between 0.3 and 2.")
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Volume:
         else:
             bright = np.pad(inside, room)
         shown = (wide > 0) | bright
-        brain = (wide > 0) & (wide != INTRACRANIAL)
+        brain = (wide > 0) & (wide != INTRACRANIAL_BG)
         distances = [distance_transform_edt(~mask, sampling=spacing_mm) for mask in (shown, brain)]
         return cls(
             torch.from_numpy(padded.astype(np.float16)),

@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from NeonatalSegLib.tissues import NUMBER_OF_CLASSES
+from NeonatalSegLib.tissues import CORTICAL_GM, CSF, NUMBER_OF_CLASSES, VENTRICLES
 
 CLUSTERS = 4  # at most, within one tissue
-CSF, CORTEX, INTRACRANIAL, VENTRICLES = 1, 2, 4, 5
 
 
 def uniform(generator: torch.Generator, low: float, high: float) -> float:
@@ -51,7 +50,7 @@ def simulate_younger(labels: torch.Tensor, generator: torch.Generator) -> torch.
     weights move the borders. Size is not changed here (see ``acquisition.Geometry``).
     """
     weights = torch.ones(NUMBER_OF_CLASSES)
-    weights[CORTEX] = uniform(generator, 0.4, 0.9)
+    weights[CORTICAL_GM] = uniform(generator, 0.4, 0.9)
     weights[CSF] = uniform(generator, 1.0, 1.6)
     weights[VENTRICLES] = uniform(generator, 1.2, 3.0)
     one_hot = functional.one_hot(labels.long(), NUMBER_OF_CLASSES).movedim(-1, 0).to(torch.float32)

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-CSF, CORTEX, WM, RIM, VENTRICLES, CEREBELLUM, DEEP_GM, BRAINSTEM, HIPPOCAMPUS = range(1, 10)
+from NeonatalSegLib.tissues import BRAINSTEM, CEREBELLUM, CSF, DEEP_GM, HIPPOCAMPUS, VENTRICLES, WM
+from NeonatalSegLib.tissues import CORTICAL_GM as CORTEX
+from NeonatalSegLib.tissues import INTRACRANIAL_BG as RIM
 
 # Typical newborn signal relative to white matter, (T1, T2). Unmyelinated white matter is brighter than the cortex on
 # T2 and darker on T1; the brainstem, myelinated first, is the extreme of both.

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from NeonatalSegLib.datasets.kinds import TEMPLATE, TEMPLATE_PREFIX
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.tissues import BRAINSTEM, CEREBELLUM, DEEP_GM, HIPPOCAMPUS
 
 if TYPE_CHECKING:  # it leads to SimpleITK, which a machine that only trains may not have
     from NeonatalSegLib.datasets.bids import Subject
 
-# Cerebellum and brainstem are one class (6), deep grey matter and hippocampus another (7).
-MERGED = ((6, 8), (7, 9))
+MERGED = ((CEREBELLUM, BRAINSTEM), (DEEP_GM, HIPPOCAMPUS))  # of each group the first stands for both
 
 
 def find_templates(folder: str | Path, ages_weeks: Sequence[int]) -> list[Subject]:

@@ -11,16 +11,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from NeonatalSegLib.augmentation.synthesis import CORTEX
 from NeonatalSegLib.scans.preprocessing import MARGIN_VOXELS, Prepared, zscore
-from NeonatalSegLib.tissues import PHYSIOLOGICAL
+from NeonatalSegLib.tissues import CORTICAL_GM, PHYSIOLOGICAL
 
 # Volume of the head against that of the brain without CSF, which a first pass may see all over a scalp: 1.3 to 1.8 in
 # the ALBERTs and the age templates, 2.5 and more with a skull on.
 MAX_HEAD_TO_BRAIN_RATIO = 2.1
 MAX_HEAD_TO_INNER_BRAIN_RATIO = 3.6  # the same against the brain without cortex: up to 3.2, and 4.6 and more
 CORTEX_MM = 5.0  # 99 % of the ALBERTs' cortex lie within 2.7 to 3.4 mm of what it covers; a scalp further away
-MIN_BRAIN_ML = 30.0  # a newborn of 28 weeks has about 100: less is no brain but an error, and nothing to go by
+MIN_BRAIN_ML = 30.0  # a newborn of 28 weeks has about 100: less is not a brain but an error, and nothing to go by
 RIM_MM = 6.5  # left around the brain: 99 % of the ALBERTs' CSF lies within 4.3 to 6.2 mm of it
 
 
@@ -39,7 +38,7 @@ def crop_to_brain(prepared: Prepared, labels: np.ndarray, *, force: bool = False
     spacing_mm = prepared.grid.spacing_mm[::-1]
     tissue = np.isin(labels, [t.index for t in PHYSIOLOGICAL if t.brain])
     # A first pass sees cortex in a scalp as well, but white matter and what lies within it only where they are.
-    inner, head = tissue & (labels != CORTEX), np.count_nonzero(prepared.inside)
+    inner, head = tissue & (labels != CORTICAL_GM), np.count_nonzero(prepared.inside)
     if not force and head <= MAX_HEAD_TO_INNER_BRAIN_RATIO * np.count_nonzero(inner):
         return None  # spares an extracted scan what follows
     inner = _largest_part(inner)
