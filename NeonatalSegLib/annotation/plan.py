@@ -81,6 +81,13 @@ class BudgetSettings:
         cap_per_scan: never more slices of one scan, or None.
         exclude: keys of slices (``PlannedSlice.key``) that are not chosen, as those completed in an earlier study. A
             budget in percent is of the extent with them.
+
+    Example:
+        >>> BudgetSettings(10, "percent", axis="mixed").selection
+        'equidistant'
+        >>> BudgetSettings(150, "percent")
+        Traceback (most recent call last):
+        NeonatalSegLib.errors.NeonatalSegError: The budget of 150 percent is more than all slices: give at most 100.
     """
 
     amount: float

@@ -83,6 +83,11 @@ def draw_newborn(
 
     Raises:
         NeonatalSegError: an argument is outside what can be drawn.
+
+    Example:
+        >>> phantom = draw_newborn(36.0, seed=3, spacing_mm=5.0)
+        >>> phantom.t2.GetSize() == phantom.labels.GetSize()
+        True
     """
     spacing = _checked_spacing(spacing_mm)
     if not AGES[0] <= age_weeks <= AGES[-1]:

@@ -56,7 +56,7 @@ class Evaluation:
     """What :func:`evaluate_folders` found.
 
     Attributes:
-        rows: ten rows a subject, in the order of subjects and of label values.
+        rows: ten rows per subject, in the order of subjects and of label values.
         surface: whether HD95 and ASSD were computed.
         warnings: sentences for the user: subjects without a partner, predictions that were resampled.
     """
@@ -113,7 +113,7 @@ class Evaluation:
         return table
 
     def write_tsv(self, path: Path) -> None:
-        """Write one row a subject and tissue, tab-separated with a heading; ``n/a`` where there is no figure (BIDS).
+        """Write one row per subject and tissue, tab-separated with a heading; ``n/a`` where there is no figure (BIDS).
 
         The file appears whole or not at all, and an older one stays until then.
 
@@ -134,7 +134,9 @@ class Evaluation:
             ) from error
 
 
-def evaluate_folders(pred: Path, truth: Path, *, surface: bool = True, progress: Progress | None = None) -> Evaluation:
+def evaluate_folders(
+    pred: str | Path, truth: str | Path, *, surface: bool = True, progress: Progress | None = None
+) -> Evaluation:
     """Measure every predicted label map in ``pred`` against the true one of the same subject in ``truth``.
 
     Label maps are the files named ``*dseg.nii.gz``, ``*dseg.nii`` or ``*dseg.nrrd`` anywhere below a folder; in a
@@ -272,7 +274,7 @@ def _read_label_map(path: Path) -> sitk.Image:
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise NeonatalSegError(
             f"The label map {path} has size {image.GetSize()} and {image.GetNumberOfComponentsPerPixel()} values a "
-            "voxel. Expected a 3D image with one label value a voxel."
+            "voxel. Expected a 3D image with one label value per voxel."
         )
     array = sitk.GetArrayViewFromImage(image)
     allowed = np.isin(array, np.arange(NUMBER_OF_CLASSES))

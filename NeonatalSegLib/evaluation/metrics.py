@@ -33,6 +33,10 @@ def dice_per_class(pred: Labels, truth: Labels, classes: int = NUMBER_OF_CLASSES
 
     Raises:
         ValueError: shapes differ, an array is not of integers, or a value lies outside the classes.
+
+    Example:
+        >>> dice_per_class(np.array([3, 3, 0]), np.array([3, 3, 3]))[3]
+        np.float64(0.8)
     """
     _check_pair(pred, truth, classes)
     in_pred = np.bincount(pred.ravel(), minlength=classes)
@@ -61,6 +65,10 @@ def mean_dice_no_background(per_class: PerClass) -> float:
 
     Args:
         per_class: DSC of each class [10], as from :func:`dice_per_class`.
+
+    Example:
+        >>> mean_dice_no_background(dice_per_class(np.array([3, 3, 0]), np.array([3, 3, 3])))
+        0.8
     """
     return _mean_of_finite(_ten(per_class)[[tissue.index for tissue in PHYSIOLOGICAL]])
 
@@ -120,6 +128,10 @@ def volumes_ml(label_array: Labels, voxel_volume_mm3: float) -> dict[str, float]
 
     Raises:
         ValueError: a value is not 0-9 or the voxel volume is not positive.
+
+    Example:
+        >>> volumes_ml(np.array([[3, 3], [0, 6]]), voxel_volume_mm3=500.0)["wm"]
+        1.0
     """
     _check_labels(label_array, NUMBER_OF_CLASSES, "label array")
     if not (np.isfinite(voxel_volume_mm3) and voxel_volume_mm3 > 0):
@@ -136,6 +148,10 @@ def volume_sums(volumes_ml: Mapping[str, float]) -> dict[str, float]:
 
     Raises:
         KeyError: a tissue's key is missing.
+
+    Example:
+        >>> volume_sums({tissue.key: 2.0 for tissue in PHYSIOLOGICAL})
+        {'brain': 12.0, 'intracranial': 16.0}
     """
     return {
         "brain": sum(volumes_ml[tissue.key] for tissue in PHYSIOLOGICAL if tissue.brain),

@@ -33,6 +33,10 @@ class FineTuningSettings:
         judge_every: share of the steps between two judgements on held-out slices; 0: none while it trains.
         merged: groups of classes that the annotation does not tell apart; the first stands for all.
         patch: voxels (z, y, x); None for that of the network.
+
+    Example:
+        >>> FineTuningSettings.from_json({"strategy": "deep"}).steps
+        120
     """
 
     strategy: str = "full"

@@ -18,7 +18,7 @@ DEFAULT_MODEL = "neonatal-v2"
 
 
 def list_models() -> list[Model]:
-    """The shipped models, then the user's, each sorted by name; what is no whole bundle is passed over."""
+    """The shipped models, then the user's, each sorted by name; what is not a whole bundle is passed over."""
     return installed_models()[0]
 
 
@@ -50,6 +50,10 @@ def find_model(name_or_path: str | Path | None = None) -> Model:
 
     Raises:
         NeonatalSegError: there is none of that name (it lists what there is), or it is broken (it says how).
+
+    Example:
+        >>> find_model("neonatal-v2").spacing_mm
+        0.8
     """
     name = default_model_name() if name_or_path is None else str(name_or_path)
     path = Path(name)
