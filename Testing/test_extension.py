@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from NeonatalSegLib import __version__
+
 ROOT = Path(__file__).resolve().parents[1]
 RESOURCE_FOLDERS = ("Resources/Models",)
 RESOURCE_FILES = ("Resources/NeonatalSeg.ctbl", "Resources/NeonatalSeg.term.json")
@@ -102,6 +104,17 @@ def test_icon_and_screenshots() -> None:
         assert name in text and (ROOT / name).read_bytes().startswith(b"\x89PNG"), name
     urls = re.search(r"EXTENSION_SCREENSHOTURLS \"([^\"]*)\"", text)
     assert urls and all(url.endswith((".png", ".jpg", ".gif")) for url in urls[1].split())
+
+
+def test_the_version_has_one_home() -> None:
+    """``NeonatalSegLib.__version__``: the package takes it from there, the citation and changelog agree."""
+    yaml = pytest.importorskip("yaml")
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == __version__ and citation["license"] == "Apache-2.0"
+    assert {"cff-version", "title", "message", "authors"} <= set(citation)
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert 'path = "NeonatalSegLib/__init__.py"' in project and "\nversion =" not in project
 
 
 def test_package_floors_agree_with_pyproject() -> None:
