@@ -14,6 +14,21 @@ import SimpleITK as sitk
 from NeonatalSegLib.datasets.phantom import Phantom, draw_newborn
 
 ROOT = Path(__file__).resolve().parent.parent
+# Files whose tests train, segment, draw the panel or start processes: "make test-fast" leaves them out.
+SLOW_FILES = (
+    "adaptation", "age", "annotator", "annotation_crash", "batch", "cli", "compare_nnunet", "dhcp", "engine",
+    "engine_segment", "experiments", "extension", "finetuning", "focus", "inference", "mrml_contrast", "mrml_engine",
+    "phantom", "preprocessing", "randomisation", "real_scans", "resources", "robustness", "store", "store_processes",
+    "study", "templates", "training", "widget", "widget_annotate", "widget_annotate_study", "widget_module",
+    "widget_screens", "widget_tune", "widget_tune_store",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Unittest files cannot mark themselves: they also run in Slicer, where there is no pytest."""
+    for item in items:
+        if item.path.stem.removeprefix("test_") in SLOW_FILES:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", autouse=True)
