@@ -146,7 +146,7 @@ def test_nothing_is_left_of_what_was_refused(newborns: list[StudyScan], segmente
         (folder, [one, StudyScan("a", tmp_path / "gone.nii", None)], few, "model", "gone.nii"),
         (folder, [one, StudyScan("a", text, None)], few, "model", "text.nii.gz"),
         (folder, [one], BudgetSettings(500, "slices"), "model", "larger than"),
-        (folder, [one], few, "neighbour", "'neighbour' is no way to pre-fill"),
+        (folder, [one], few, "neighbour", "'neighbour' is not a way to pre-fill"),
         (tmp_path / "full", [one], few, "model", "is not empty"),
         (text, [one], few, "model", "text.nii.gz"),
     ):

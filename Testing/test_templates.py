@@ -58,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cache(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[CachedSubject]:
     """One template and one subject whose labels tell everything apart."""
     (template,) = find_templates(folder, [36])
-    whole = dataclasses.replace(template, name="sub-A", merged=())
+    whole = dataclasses.replace(template, name="sub-A", merged=(), kind="newborn")
     return build_cache([template, whole], tmp_path_factory.mktemp("cache"), TINY.spacing_mm)
 
 

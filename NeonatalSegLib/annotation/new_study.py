@@ -56,7 +56,7 @@ class StartedStudy:
 def needs_model(settings: BudgetSettings, prefill: str) -> bool:
     """Whether the scans have to be segmented for such a study."""
     if prefill not in PREFILLS:
-        raise NeonatalSegError(f"{prefill!r} is no way to pre-fill slices: choose {' or '.join(PREFILLS)}.")
+        raise NeonatalSegError(f"{prefill!r} is not a way to pre-fill slices: choose {' or '.join(PREFILLS)}.")
     return prefill == "model" or settings.selection == "uncertainty"
 
 

@@ -120,7 +120,7 @@ def demo(
 def evaluate(
     pred: Annotated[Path, typer.Option(help="Folder with label maps to be evaluated.")],
     truth: Annotated[Path, typer.Option(help="Folder with the true label maps.")],
-    out: Annotated[Optional[Path], typer.Option(help="TSV, one row a subject and tissue.")] = None,
+    out: Annotated[Optional[Path], typer.Option(help="TSV, one row per subject and tissue.")] = None,
     surface: Annotated[bool, typer.Option(help="Also HD95 and average surface distance (slower).")] = True,
 ) -> None:
     """Compare label maps with the truth: the paper's Tables 1 and 2, surface distances and volumes."""

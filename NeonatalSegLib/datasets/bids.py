@@ -115,7 +115,7 @@ def _age(row: dict[str, str]) -> float | None:
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """Rows of a tab-separated BIDS table by column; NeonatalSegError where the file is no text."""
+    """Rows of a tab-separated BIDS table by column; NeonatalSegError where the file is not text."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             return [{k: v for k, v in row.items() if k and v} for row in csv.DictReader(stream, delimiter="\t")]

@@ -32,7 +32,7 @@ T1_NAMES = ("desc-restore_T1w", "desc-restore_space-T2w_T1w", "space-T2w_T1w", "
 LABEL_NAMES = ("desc-drawem9_dseg", "desc-drawem9_space-T2w_dseg")
 SUFFIXES = (".nii.gz", ".nii")
 
-WEEKS = (20.0, 60.0)  # an age outside is no post-menstrual age of a newborn in weeks: days, or years
+WEEKS = (20.0, 60.0)  # an age outside is not a post-menstrual age of a newborn in weeks: days, or years
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Splits as tables: one row a scan, tab-separated."""
+"""Splits as tables: one row per scan, tab-separated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COLUMNS = ("subject", "participant", "age_weeks", "side")
 
 
 def write_split(split: Split, path: str | Path) -> Path:
-    """Tab-separated table, one row a scan (subject, participant, age_weeks, side); written whole or not at all.
+    """Tab-separated table, one row per scan (subject, participant, age_weeks, side); written whole or not at all.
 
     Raises:
         NeonatalSegError: the file cannot be written.
@@ -39,7 +39,7 @@ def read_split(path: str | Path) -> Split:
     """The split of a table written by :func:`write_split` or by hand with the same columns.
 
     Raises:
-        NeonatalSegError: no such file, other columns, an age that is no number (line named), a scan listed twice, or
+        NeonatalSegError: no such file, other columns, an age that is not a number (line named), a scan listed twice, or
             a newborn on two sides.
     """
     path = Path(path)
@@ -48,7 +48,7 @@ def read_split(path: str | Path) -> Split:
     except (OSError, UnicodeDecodeError) as error:
         raise NeonatalSegError(f"The split {path} could not be read: {error}.") from error
     if not rows or tuple(rows[0]) != COLUMNS:
-        raise NeonatalSegError(f"{path} is no table of a split: expected the columns {', '.join(COLUMNS)}.")
+        raise NeonatalSegError(f"{path} is not a table of a split: expected the columns {', '.join(COLUMNS)}.")
     sides: dict[str, list[Member]] = {}
     for number, row in enumerate(rows[1:], start=2):
         try:

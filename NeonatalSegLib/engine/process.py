@@ -75,7 +75,7 @@ class WorkerProcess:
         threading.Thread(target=self._wait, name="engine end", daemon=True).start()
 
     def send(self, message: dict[str, Any]) -> None:
-        """Write one request. A worker that is gone is no error here: ``on_end`` tells of it."""
+        """Write one request. A worker that is gone is not an error here: ``on_end`` tells of it."""
         assert self._popen.stdin is not None
         with self._write_lock, contextlib.suppress(OSError, ValueError):
             self._popen.stdin.write(protocol.encode(message))
@@ -123,7 +123,7 @@ class WorkerProcess:
         """Why it ended, as a sentence for a person. To be asked after the end."""
         code = self._popen.poll()
         if self._timed_out:
-            said = f" It printed {self.garbage_lines} lines that are no messages." if self.garbage_lines else ""
+            said = f" It printed {self.garbage_lines} lines that are not messages." if self.garbage_lines else ""
             return (
                 f"The compute process, started with {self.python}, gave no answer within "
                 f"{self._start_timeout_s:g} s.{said} "

@@ -66,7 +66,7 @@ def encode(message: dict[str, Any]) -> bytes:
 
 
 def decode(line: bytes) -> dict[str, Any]:
-    """The object on ``line``; ValueError where it is no JSON object."""
+    """The object on ``line``; ValueError where it is not a JSON object."""
     message = json.loads(line.decode("utf-8"))
     if not isinstance(message, dict):
         raise ValueError(f"expected a JSON object, got {type(message).__name__}")

@@ -102,7 +102,7 @@ class Outlet:
         self.lock = threading.Lock()
 
     def send(self, number: int, event: str, fields: dict[str, Any]) -> None:
-        """Write one event. A pipe that nobody reads any more is no error here: the reader thread ends the process."""
+        """Write one event. A pipe that nobody reads any more is not an error here: the reader ends the process."""
         line = protocol.encode({"id": number, "event": event, **fields})
         with self.lock, contextlib.suppress(BrokenPipeError):
             self._stream.write(line)
@@ -138,7 +138,7 @@ class Worker:
             try:
                 message = protocol.decode(line)
             except ValueError as error:
-                print(f"ignored a line that is no request: {error}", file=sys.stderr, flush=True)
+                print(f"ignored a line that is not a request: {error}", file=sys.stderr, flush=True)
                 continue
             op, number = message.get("op"), message.get("id")
             if op == "shutdown":

@@ -19,8 +19,8 @@ from NeonatalSegLib.files.settings import parse_object
 def read_ledger(path: Path) -> tuple[list[dict[str, Any]], int]:
     """The lines of a ledger (a file of JSON lines that only grows), and how many of its bytes they take.
 
-    A last line without its end, or that is no JSON, was left by a kill or a power cut while it was written: it does not
-    count. A missing file has no lines.
+    A last line without its end, or that is not JSON, was left by a kill or a power cut while it was written: it does
+    not count. A missing file has no lines.
 
     Raises:
         NeonatalSegError: unreadable, or damaged before its last line.

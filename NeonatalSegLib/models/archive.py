@@ -103,7 +103,7 @@ def _check_entry(entry: zipfile.ZipInfo, file: Path) -> None:
     stored = entry.orig_filename
     path = PurePosixPath(stored)
     if path.is_absolute() or ".." in path.parts or re.search(r"[\\:\0]", stored) or not path.parts:
-        raise NeonatalSegError(f"{file} was refused: the entry {stored!r} is no plain path inside of it.")
+        raise NeonatalSegError(f"{file} was refused: the entry {stored!r} is not a plain path inside of it.")
     mode = entry.external_attr >> 16
     if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise NeonatalSegError(f"{file} was refused: the entry {stored!r} is a link or a device, not a file.")

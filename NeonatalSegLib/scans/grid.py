@@ -93,7 +93,7 @@ def voxel_axis(grid: Grid, axis: str) -> int:
     The three are assigned one to one so that the sum of |cosine| is largest: also an oblique grid has each once.
     """
     if axis not in AXES:
-        raise NeonatalSegError(f"{axis!r} is no anatomical axis: expected {', '.join(AXES)}.")
+        raise NeonatalSegError(f"{axis!r} is not an anatomical axis: expected {', '.join(AXES)}.")
     cosines = np.abs(np.asarray(grid.direction).reshape(3, 3))  # rows: left-right, back-front, up-down
     best = max(itertools.permutations(range(3)), key=lambda order: sum(cosines[row, c] for row, c in enumerate(order)))
     return best[AXES.index(axis)]

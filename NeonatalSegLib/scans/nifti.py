@@ -14,7 +14,7 @@ import numpy as np
 
 from NeonatalSegLib.errors import NeonatalSegError
 
-# code -> numpy type of the voxels; types that are no grey image (RGB, complex, 128 bit) are left to SimpleITK.
+# code -> numpy type of the voxels; types that are not a grey image (RGB, complex, 128 bit) are left to SimpleITK.
 VOXEL_TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 
 

@@ -89,7 +89,7 @@ def scans_of_list(table: str | Path) -> list[StudyScan]:
     """Scans from a TSV with the columns name, t1, t2 and age_weeks; paths are relative to the table.
 
     Raises:
-        NeonatalSegError: unreadable, no such columns, a name twice or none for a file, or an age that is no number.
+        NeonatalSegError: unreadable, no such columns, a name twice or none for a file, or an age that is not a number.
     """
     table = Path(table)
     try:
@@ -136,7 +136,7 @@ def run_study(
     """Segment every scan that is not done yet; a failure is reported and the rest goes on.
 
     A scan counts as done where its side-car names the same inputs, model and options and its label map is there.
-    Writes ``volumes.tsv`` (a row a scan) and ``dataset_description.json`` into ``out``.
+    Writes ``volumes.tsv`` (one row per scan) and ``dataset_description.json`` into ``out``.
     """
     out = Path(out)
     result, started = StudyResult(), time.monotonic()
@@ -190,7 +190,7 @@ def _sidecar(scan: StudyScan, out: Path) -> dict | None:
 
 
 def _write_table(scans: Sequence[StudyScan], out: Path) -> Path:
-    """One row a scan with results: volumes in mL, ages in weeks (given, and by the model), number of warnings."""
+    """One row per scan with results: volumes in mL, ages in weeks (given, and by the model), number of warnings."""
     keys = [t.key for t in TISSUES if t.index > 0]
     lines = ["\t".join(["name", "age_weeks", "predicted_age_weeks", *(f"{k}_ml" for k in keys), "warnings"])]
     for scan in scans:

@@ -69,7 +69,7 @@ class SegmentationTask(pl.LightningModule):
         self.age_error_weeks: float | None = None  # mean absolute error of the last validation
 
     def on_after_batch_transfer(self, batch: Any, _index: int) -> Any:
-        """Draw the patches on the GPU, from volumes that stay there (9 bytes a voxel)."""
+        """Draw the patches on the GPU, from volumes that stay there (9 bytes per voxel)."""
         if not self.volumes or "seed" not in batch:
             return batch
         assert self.settings.randomisation is not None

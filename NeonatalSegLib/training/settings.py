@@ -65,7 +65,7 @@ class TrainingSettings:
             raise NeonatalSegError(f"There is no optimizer {self.optimizer!r}: choose sgd or adamw.")
         if self.epochs % self.validate_every:
             raise NeonatalSegError(
-                f"{self.epochs} epochs are no multiple of validate_every ({self.validate_every}): the last epoch, "
+                f"{self.epochs} epochs are not a multiple of validate_every ({self.validate_every}): the last epoch, "
                 "where the learning rate has come down, would never be validated."
             )
 

@@ -63,7 +63,7 @@ class AnnotationView:
         """The slice as it is now, edits included: 2D uint8, values 0-9.
 
         Raises:
-            NeonatalSegError: where a segment that is no tissue has voxels in the slice, or a tissue's was removed.
+            NeonatalSegError: where a segment that is not a tissue has voxels in the slice, or a tissue's was removed.
         """
         assert self._place is not None, "no slice is shown"
         segmentation = self.node.GetSegmentation()
@@ -87,8 +87,8 @@ class AnnotationView:
                 labels[mask] = tissues[key].index
             elif mask.any():
                 raise NeonatalSegError(
-                    f"The segment '{segment.GetName()}' is no tissue of NeonatalSeg, and {int(mask.sum())} voxels of "
-                    "this slice belong to it. Delete it, or paint its voxels as one of the tissues."
+                    f"The segment '{segment.GetName()}' is not a tissue of NeonatalSeg, and {int(mask.sum())} voxels "
+                    "of this slice belong to it. Delete it, or paint its voxels as one of the tissues."
                 )
         return labels
 
