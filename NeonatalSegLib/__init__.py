@@ -20,7 +20,7 @@ _HOMES = {
     "BudgetSettings": "annotation.plan",
     "Cancelled": "errors",
     "Client": "engine.client",
-    "Evaluation": "evaluation.folders",
+    "Evaluation": "evaluation.tables",
     "FineTuningSettings": "finetuning.settings",
     "Grid": "scans.grid",
     "Model": "models.bundle",

@@ -18,12 +18,12 @@ from NeonatalSegLib.datasets.phantom import write_newborn as write_newborn
 from NeonatalSegLib.engine.client import Client as Client
 from NeonatalSegLib.errors import Cancelled as Cancelled
 from NeonatalSegLib.errors import NeonatalSegError as NeonatalSegError
-from NeonatalSegLib.evaluation.folders import Evaluation as Evaluation
 from NeonatalSegLib.evaluation.folders import evaluate_folders as evaluate_folders
 from NeonatalSegLib.evaluation.metrics import dice_per_class as dice_per_class
 from NeonatalSegLib.evaluation.metrics import mean_dice_no_background as mean_dice_no_background
 from NeonatalSegLib.evaluation.metrics import surface_distances as surface_distances
 from NeonatalSegLib.evaluation.metrics import volumes_ml as volumes_ml
+from NeonatalSegLib.evaluation.tables import Evaluation as Evaluation
 from NeonatalSegLib.finetuning.run import finetune as finetune
 from NeonatalSegLib.finetuning.settings import FineTuningSettings as FineTuningSettings
 from NeonatalSegLib.models.bundle import Model as Model

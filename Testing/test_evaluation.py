@@ -12,8 +12,9 @@ import pytest
 import SimpleITK as sitk
 
 from NeonatalSegLib.errors import Cancelled, NeonatalSegError
-from NeonatalSegLib.evaluation.folders import COLUMNS, Evaluation, TissueResult, evaluate_folders
+from NeonatalSegLib.evaluation.folders import evaluate_folders
 from NeonatalSegLib.evaluation.metrics import mean_dice
+from NeonatalSegLib.evaluation.tables import COLUMNS, Evaluation, TissueResult
 from NeonatalSegLib.tissues import TISSUES
 
 NAN = float("nan")

@@ -16,8 +16,9 @@ import tempfile
 from pathlib import Path
 
 from NeonatalSegLib.datasets.bids import Subject, find_subjects
-from NeonatalSegLib.evaluation.folders import Evaluation, evaluate_folders
+from NeonatalSegLib.evaluation.folders import evaluate_folders
 from NeonatalSegLib.evaluation.metrics import mean_dice, mean_dice_no_background
+from NeonatalSegLib.evaluation.tables import Evaluation
 from NeonatalSegLib.models.registry import DEFAULT_MODEL
 from NeonatalSegLib.scans.scan import load_scan
 from NeonatalSegLib.segmentation.outputs import segment_to_folder

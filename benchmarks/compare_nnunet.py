@@ -67,7 +67,7 @@ from NeonatalSegLib.datasets.bids import Subject, find_subjects, read_table
 from NeonatalSegLib.datasets.cache import read_labels
 from NeonatalSegLib.datasets.kinds import NEWBORN, kind_by_name
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.evaluation.folders import markdown_table
+from NeonatalSegLib.evaluation.tables import markdown_table
 from NeonatalSegLib.experiments.annotator.simulation import dsc_merged
 from NeonatalSegLib.experiments.robustness.alterations import FACTORS, Alteration, altered, scaled
 from NeonatalSegLib.experiments.robustness.matrix import CONTRASTS, Source, alterations, held_out, make_jobs

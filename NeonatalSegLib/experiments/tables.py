@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from NeonatalSegLib.evaluation.folders import markdown_table
 from NeonatalSegLib.evaluation.metrics import mean_dice, mean_dice_no_background
+from NeonatalSegLib.evaluation.tables import markdown_table
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 Result = Mapping[str, Any]
