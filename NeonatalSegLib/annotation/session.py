@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -33,9 +33,8 @@ import numpy as np
 
 from NeonatalSegLib.annotation.completed import AnnotatedScan, read_annotations
 from NeonatalSegLib.annotation.plan import Plan
+from NeonatalSegLib.annotation.rater_files import RaterFiles
 from NeonatalSegLib.annotation.record import (
-    NOTE,
-    Record,
     Saved,
     SliceItem,
     check_plane,
@@ -49,9 +48,7 @@ from NeonatalSegLib.annotation.study import (
     Study,
     StudyScan,
     create_study,
-    note_of,
     read_study,
-    stage_labels,
 )
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files import atomic
@@ -131,15 +128,14 @@ class AnnotationSession:
     def __init__(self, study: Study, rater: str, lock: Lock) -> None:
         self.study = study
         self.rater = rater
-        self.warnings: list[str] = []
-        self._place = study.rater_folder(rater)
+        self._files = RaterFiles(study, rater)
+        self.warnings = self._files.warnings
         self._lock: Lock | None = lock
         self._record, length = read_record(study, rater)
-        self._ledger = Ledger(self._place / "ledger.jsonl", length)
-        self._base: tuple[str, np.ndarray] | None = None  # of the last scan only: a study may have many
+        self._ledger = Ledger(self._files.place / "ledger.jsonl", length)
         self._given: dict[str, np.ndarray] = {}  # the pre-fill that a slice was begun with
         self._starts: dict[str, str] = {}
-        self._put_right()
+        self._files.put_right(self._record)
         self._look_at_scans()
 
     def _look_at_scans(self) -> None:
@@ -232,9 +228,9 @@ class AnnotationSession:
         elif mode == "neighbour" and parallel:
             start = min(parallel, key=lambda saved: abs(saved.slice.index - planned.index)).labels.copy()
         else:
-            start = self._start_of(planned.scan)[cut].copy()
+            start = self._files.prefill(planned.scan)[cut].copy()
         crossed = mask_of(grid, (saved.slice for saved in done))[cut].astype(bool)
-        start[crossed] = with_slices_written(self._start_of(planned.scan), grid, done)[cut][crossed]
+        start[crossed] = with_slices_written(self._files.prefill(planned.scan), grid, done)[cut][crossed]
         self._given[key] = start
         return start.copy()
 
@@ -245,11 +241,11 @@ class AnnotationSession:
 
     def label_map(self, scan: str) -> np.ndarray:
         """(z, y, x): the pre-fill, with the labels of reopened slices and over them those of completed ones."""
-        return self._label_map(self._record, scan)
+        return self._files.label_map(self._record, scan)
 
     def annotated_mask(self, scan: str) -> np.ndarray:
         """(z, y, x) uint8: 1 in the completed slices of a scan."""
-        return self._mask(self._record, scan)
+        return self._files.mask(self._record, scan)
 
     # ---------------------------------------------------------------- work
 
@@ -327,7 +323,7 @@ class AnnotationSession:
         staged: list[tuple[Path, Path]] = []
         try:
             if after.note(scan) != self._record.note(scan):
-                self._stage_files(staged, after, scan, mask_first=saved is None)
+                self._files.stage(staged, after, scan, mask_first=saved is None)
             self._lock.check()
             self._ledger.append(line)
         except OSError as error:
@@ -336,88 +332,11 @@ class AnnotationSession:
                     part.unlink(missing_ok=True)
             advice = "" if error.errno == errno.EBUSY else ": free space or bring the folder back, then try again"
             raise NeonatalSegError(
-                f"The slice {key} could not be saved in {self._place} ({error.strerror or error}). Nothing that was "
-                f"saved before is lost{advice}."
+                f"The slice {key} could not be saved in {self._files.place} ({error.strerror or error}). Nothing that "
+                f"was saved before is lost{advice}."
             ) from error
         self._record = after
-        self._put(staged)
-
-    def _stage_files(self, staged: list[tuple[Path, Path]], record: Record, scan: str, *, mask_first: bool) -> None:
-        """Write label map and mask beside their places, into ``staged`` in the order in which to move them.
-
-        A slice that comes is in the label map first, one that goes leaves the mask first: so what the mask shows is
-        completed also between the moves.
-        """
-        grid = self.plan.grids[scan]
-        labels, mask = self._paths(scan)
-        maps = [(labels, self._label_map(record, scan)), (mask, self._mask(record, scan))]
-        for path, array in reversed(maps) if mask_first else maps:
-            staged.append((stage_labels(path, array, grid, record.note(scan)), path))
-
-    def _put(self, staged: Sequence[tuple[Path, Path]]) -> None:
-        try:
-            for part, path in staged:
-                atomic.put(part, path)
-            if staged:
-                atomic.sync_folder(self._place)
-        except OSError as error:
-            self.warnings.append(
-                f"{path} could not be brought up to date ({error.strerror or error}); the slices are safe in the "
-                "ledger, and the file follows with the next slice. Close the program that has it open."
-            )
-
-    def _put_right(self) -> None:
-        """Make label maps and masks again that a kill kept from following the ledger."""
-        for part in self._place.glob(".part-*"):
-            with contextlib.suppress(OSError):  # open elsewhere: it is written over
-                part.unlink(missing_ok=True)
-        for scan in (s.name for s in self.scans):
-            note, known = self._record.note(scan), any(self._record.of_scan(scan))
-            found = {path: note_of(path) for path in self._paths(scan) if path.exists()}
-            if (known and list(found.values()) == [note, note]) or not (known or found):
-                continue
-            for path, its_note in found.items():
-                if not (known and its_note.startswith(NOTE)):
-                    self._set_aside(path)
-            if known:
-                staged: list[tuple[Path, Path]] = []
-                try:
-                    self._stage_files(staged, self._record, scan, mask_first=False)
-                except OSError as error:
-                    self.warnings.append(
-                        f"{self._place} cannot hold the label map of {scan}: {error.strerror or error}."
-                    )
-                self._put(staged)
-
-    def _set_aside(self, path: Path) -> None:
-        """Keep what another program wrote; the ledger knows nothing of it."""
-        number = 1
-        while (kept := path.with_name(f"{path.name.removesuffix('.nii.gz')}-changed{number}.nii.gz")).exists():
-            number += 1
-        try:
-            atomic.put(path, kept)
-        except OSError as error:
-            raise NeonatalSegError(
-                f"{path} was changed by another program and cannot be set aside ({error.strerror or error}): close the "
-                "program that has it open."
-            ) from error
-        self.warnings.append(f"{path} was changed by another program. It is kept as {kept.name}, but not used.")
-
-    def _paths(self, scan: str) -> tuple[Path, Path]:
-        return self._place / f"{scan}_dseg.nii.gz", self._place / f"{scan}_desc-annotated_mask.nii.gz"
+        self._files.put(staged)
 
     def _grid(self, key: str) -> Grid:
         return self.plan.grids[self.item(key).slice.scan]
-
-    def _start_of(self, scan: str) -> np.ndarray:
-        """The study's pre-fill of a scan."""
-        if self._base is None or self._base[0] != scan:
-            self._base = scan, self.study.prefill(scan)
-        return self._base[1]
-
-    def _label_map(self, record: Record, scan: str) -> np.ndarray:
-        drafts, done = record.of_scan(scan)
-        return with_slices_written(self._start_of(scan), self.plan.grids[scan], [*drafts, *done])
-
-    def _mask(self, record: Record, scan: str) -> np.ndarray:
-        return mask_of(self.plan.grids[scan], (saved.slice for saved in record.of_scan(scan)[1]))

@@ -6,7 +6,7 @@ Example:
     >>> check_name("sub-01", "scan")
     'sub-01'
     >>> safe_name("T2 (copy)/1")
-    'T2 _copy_1'
+    'T2 _copy__1'
 """
 
 from __future__ import annotations
