@@ -11,7 +11,8 @@ import torch
 
 from NeonatalSegLib.augmentation.transforms import AugmentationSettings
 from NeonatalSegLib.errors import Cancelled, NeonatalSegError
-from NeonatalSegLib.finetuning.loop import best_mix, evaluate, mean_tissue_dsc, mixed, run_finetuning
+from NeonatalSegLib.finetuning.loop import run_finetuning
+from NeonatalSegLib.finetuning.mixing import Tried, best_mix, evaluate, mean_tissue_dsc, mixed
 from NeonatalSegLib.finetuning.settings import FineTuningSettings
 from NeonatalSegLib.finetuning.sparse_labels import SparseCase, SparsePatches, annotated_on
 from NeonatalSegLib.networks.losses import DiceCELoss, merge_classes
@@ -291,10 +292,10 @@ def test_a_new_model_that_forgets_is_held_back(network: torch.nn.Module) -> None
 
 def test_where_every_mix_forgets_the_one_that_forgets_least_is_taken(network: torch.nn.Module) -> None:
     dsc = np.zeros(10)
-    little, much = (True, 0.6, 0.3, dsc, 0.8, network), (True, 0.9, 1.0, dsc, 0.79, network)
-    assert best_mix([little, much])[2] == 1.0  # neither forgets: the better one
-    assert best_mix([little, (False, *much[1:])])[2] == 0.3
-    assert best_mix([(False, *little[1:]), (False, *much[1:])])[2] == 0.3
+    little, much = Tried(True, 0.6, 0.3, dsc, 0.8, network), Tried(True, 0.9, 1.0, dsc, 0.79, network)
+    assert best_mix([little, much]).mix == 1.0  # neither forgets: the better one
+    assert best_mix([little, much._replace(safe=False)]).mix == 0.3
+    assert best_mix([little._replace(safe=False), much._replace(safe=False)]).mix == 0.3
 
 
 def test_a_scan_whose_slices_are_all_held_out_judges_and_teaches_nothing(network: torch.nn.Module) -> None:

@@ -19,15 +19,15 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from NeonatalSegLib.errors import NeonatalSegError, is_out_of_memory
+from NeonatalSegLib.finetuning.mixing import Tried, best_mix, evaluate, mixed, score_of
 from NeonatalSegLib.finetuning.settings import FineTuningSettings
 from NeonatalSegLib.finetuning.sparse_labels import SparseCase, SparsePatches, central_part
 from NeonatalSegLib.networks.losses import DeepSupervisionLoss, merged_loss
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
-from NeonatalSegLib.networks.sliding_window import autocast, predict_windows
+from NeonatalSegLib.networks.sliding_window import autocast
 from NeonatalSegLib.networks.strategies import Selection, trainable_parameters
 from NeonatalSegLib.tissues import NUMBER_OF_CLASSES, PHYSIOLOGICAL, UNKNOWN
 
-HELD_OUT_OVERLAP = 0.1  # of the windows that judge held-out slices: many judgements, each cheap
 SOURCE_TOLERANCE = 0.01  # mean DSC that a new model may lose on the case that guards the old domain
 
 
@@ -99,7 +99,15 @@ def run_finetuning(
         run = None
         try:
             run = FineTuningRun(
-                network, shape, cases, replace(settings, patch=patch), rehearsal, before, where, report, should_stop
+                network,
+                shape,
+                cases,
+                replace(settings, patch=patch),
+                rehearsal=rehearsal,
+                before=before,
+                device=where,
+                report=report,
+                should_stop=should_stop,
             )
             adapted = run.go()
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -125,6 +133,7 @@ class FineTuningRun:
         shape: NetworkSettings,
         cases: Sequence[SparseCase],
         settings: FineTuningSettings,
+        *,
         rehearsal: Sequence[SparseCase],
         before: np.ndarray | None,
         device: torch.device,
@@ -154,12 +163,28 @@ class FineTuningRun:
         before = self.evaluate(self.old) if self.before is None else self.before
         source_before = self.evaluate_guard(self.old)
         if self.settings.strategy == "none":
-            return self.result(self.old, before, before, source_before, source_before, 0.0, False)
+            return self.result(
+                self.old,
+                before=before,
+                after=before,
+                source_before=source_before,
+                source_after=source_before,
+                mix=0.0,
+                stopped=False,
+            )
         new, stopped = self.train()
         self.report_stage("choose", 0.92)
         network, mix, after, source_after = self.choose(new, before, source_before)
         self.report_stage("done", 1.0)
-        return self.result(network, before, after, source_before, source_after, mix, stopped)
+        return self.result(
+            network,
+            before=before,
+            after=after,
+            source_before=source_before,
+            source_after=source_after,
+            mix=mix,
+            stopped=stopped,
+        )
 
     def train(self) -> tuple[nn.Module, bool]:
         """The running mean of the weights at its best judgement, and whether the user stopped."""
@@ -191,7 +216,7 @@ class FineTuningRun:
             mean.update_parameters(self.network)
             value, held = float(loss.detach()), None
             if self.evaluated and (step % every == 0 or (step == s.steps and s.judge_every)):
-                held = _mean(self.evaluate(mean.module))
+                held = score_of(self.evaluate(mean.module))
                 if held > best_score:
                     best, best_score = copy.deepcopy(mean.module), held
             self.history.append((step, value, held))
@@ -199,7 +224,7 @@ class FineTuningRun:
                 "train", 0.05 + 0.85 * step / s.steps, step=step, steps=s.steps, loss=value, held_out_dsc=held
             )
         if stopped and self.evaluated and self.history and self.history[-1][2] is None:
-            held = _mean(self.evaluate(mean.module))
+            held = score_of(self.evaluate(mean.module))
             best = copy.deepcopy(mean.module) if held > best_score else best
         return (best or mean.module).eval(), stopped
 
@@ -244,16 +269,16 @@ class FineTuningRun:
             network = mixed(self.old, new, mix)
             score, guard = self.evaluate(network), self.evaluate_guard(network)
             forgets = guard is not None and source_before is not None and guard < source_before - SOURCE_TOLERANCE
-            tried.append((not forgets, _mean(score), mix, score, guard, network))
-        _, value, mix, score, guard, network = best_mix(tried)
-        if value < _mean(before):
+            tried.append(Tried(not forgets, score_of(score), mix, score, guard, network))
+        best = best_mix(tried)
+        if best.score < score_of(before):
             self.warnings.append("The new model is worse than the old one on the held-out slices: discard it.")
-        if not any(entry[0] for entry in tried):
+        if not any(entry.safe for entry in tried):
             self.warnings.append(
                 f"The new model loses more than {SOURCE_TOLERANCE} of mean DSC on scans like those of its first "
                 "training, at every mix that was tried."
             )
-        return network, mix, score, guard
+        return best.network, best.mix, best.per_class, best.guard
 
     def evaluate(self, network: nn.Module) -> np.ndarray:
         """DSC [10] on the held-out slices of all cases together."""
@@ -262,7 +287,7 @@ class FineTuningRun:
     def evaluate_guard(self, network: nn.Module) -> float | None:
         if self.guard is None:
             return None
-        return _mean(evaluate(network, self.shape, [self.guard], (), self.device))
+        return score_of(evaluate(network, self.shape, [self.guard], (), self.device))
 
     def report_stage(self, stage: str, fraction: float, **facts: Any) -> None:
         if self.report is not None:
@@ -271,6 +296,7 @@ class FineTuningRun:
     def result(
         self,
         network: nn.Module,
+        *,
         before: np.ndarray,
         after: np.ndarray,
         source_before: float | None,
@@ -279,66 +305,18 @@ class FineTuningRun:
         stopped: bool,
     ) -> FineTuningResult:
         return FineTuningResult(
-            network.cpu().eval(), self.selection, before, after, source_before, source_after, mix, self.history,
-            stopped, time.perf_counter() - self.started, self.warnings,
-        )  # fmt: skip
-
-
-def best_mix(tried: Sequence[tuple[bool, float, float, np.ndarray, float | None, nn.Module]]) -> tuple[Any, ...]:
-    """Of (does not forget, held-out DSC, share of new weights, DSC by class, DSC of the guard, network) one.
-
-    The best on the held-out slices among those that do not forget; where all do, the one that forgets least.
-    """
-    safe = [entry for entry in tried if entry[0]]
-    return max(safe, key=lambda entry: entry[:3]) if safe else max(tried, key=lambda entry: entry[4] or 0.0)
-
-
-def evaluate(
-    network: nn.Module,
-    shape: NetworkSettings,
-    cases: Sequence[SparseCase],
-    merged: Sequence[Sequence[int]] = (),
-    device: torch.device | str = "cpu",
-) -> np.ndarray:
-    """DSC [10] over the held-out voxels of all cases counted together; NaN for a class that neither side holds."""
-    both = np.zeros(NUMBER_OF_CLASSES)
-    total = np.zeros(NUMBER_OF_CLASSES)
-    names = np.arange(256)
-    for first, *others in merged:
-        names[others] = first
-    for case in cases:
-        known = case.held_out != UNKNOWN
-        if not known.any():
-            continue
-        image = torch.from_numpy(np.asarray(case.image, np.float32)).to(device)
-        predicted = predict_windows(network, image, shape, overlap=HELD_OUT_OVERLAP).argmax(0).cpu().numpy()
-        found, truth = names[predicted[known]], names[np.asarray(case.held_out)[known]]
-        total += np.bincount(found, minlength=NUMBER_OF_CLASSES) + np.bincount(truth, minlength=NUMBER_OF_CLASSES)
-        both += np.bincount(truth[found == truth], minlength=NUMBER_OF_CLASSES)
-    return np.divide(2 * both, total, out=np.full(NUMBER_OF_CLASSES, np.nan), where=total > 0)
-
-
-def mixed(old: nn.Module, new: nn.Module, share: float) -> nn.Module:
-    """A network with weights (1 - share) old + share new (weight interpolation, DRIFTS)."""
-    out = copy.deepcopy(new)
-    theirs = old.state_dict()
-    with torch.no_grad():
-        seen: set[int] = set()  # DynUNet lists most weights under two names
-        for name, value in out.state_dict().items():
-            if value.is_floating_point() and value.data_ptr() not in seen:
-                seen.add(value.data_ptr())
-                value.lerp_(theirs[name].to(value), 1.0 - share)
-    return out.eval()
-
-
-def mean_tissue_dsc(per_class: np.ndarray) -> float | None:
-    """Mean over those of the eight tissues that were measured, or None."""
-    values = per_class[[t.index for t in PHYSIOLOGICAL]]
-    return float(np.nanmean(values)) if np.isfinite(values).any() else None
-
-
-def _mean(per_class: np.ndarray) -> float:
-    return mean_tissue_dsc(per_class) or 0.0
+            network=network.cpu().eval(),
+            selection=self.selection,
+            before=before,
+            after=after,
+            source_before=source_before,
+            source_after=source_after,
+            mix=mix,
+            history=self.history,
+            stopped_early=stopped,
+            seconds=time.perf_counter() - self.started,
+            warnings=self.warnings,
+        )
 
 
 def _check(cases: Sequence[SparseCase], settings: FineTuningSettings) -> None:

@@ -205,7 +205,7 @@ def by_tissue(per_class: np.ndarray) -> dict[str, float | None]:
 
 
 def _mean(per_class: np.ndarray) -> float | None:
-    from NeonatalSegLib.finetuning.loop import mean_tissue_dsc
+    from NeonatalSegLib.finetuning.mixing import mean_tissue_dsc
 
     return mean_tissue_dsc(per_class)
 

@@ -130,7 +130,7 @@ def read_domain_scan(folder: Path, name: str) -> DomainScan:
 def _prepare_scan(folder: Path, scan: Scan, labels: sitk.Image, segmenter: Segmenter) -> None:
     import torch
 
-    from NeonatalSegLib.finetuning.loop import HELD_OUT_OVERLAP
+    from NeonatalSegLib.finetuning.mixing import HELD_OUT_OVERLAP
     from NeonatalSegLib.networks.sliding_window import predict_windows
 
     prepared = prepare(scan, segmenter.model.spacing_mm)

@@ -185,7 +185,7 @@ def reveal(scan: DomainScan, slices: Sequence[PlannedSlice], share: float, seed:
 
 def test(network: Any, shape: Any, scan: DomainScan, merged: Sequence[Sequence[int]], device: Any) -> dict[str, Any]:
     """DSC by class of a whole scan before (the model that prepared it) and after."""
-    from NeonatalSegLib.finetuning.loop import evaluate
+    from NeonatalSegLib.finetuning.mixing import evaluate
 
     after = evaluate(network, shape, [SparseCase(scan.name, scan.image, scan.labels, scan.labels)], merged, device)
     return {"before": _json(dsc_merged(scan.prediction, scan.labels, merged)), "after": _json(after)}
@@ -218,7 +218,7 @@ def mean_of(dsc: Sequence[float | None]) -> float:
 
 
 def _mean(per_class: np.ndarray) -> float:
-    from NeonatalSegLib.finetuning.loop import mean_tissue_dsc
+    from NeonatalSegLib.finetuning.mixing import mean_tissue_dsc
 
     value = mean_tissue_dsc(per_class)
     return float("nan") if value is None else value
