@@ -49,7 +49,7 @@ def find_subjects(root: str | Path, *, labels: bool = True) -> list[Subject]:
         labels: False where label maps are not wanted: there may then be several for one subject.
 
     Raises:
-        NeonatalSegError: no such folder, no scans in it, or two files for one subject and contrast.
+        NeonatalSegError: no such folder, no scans in it, or two files for one subject and modality.
     """
     root = Path(root)
     if not root.is_dir():

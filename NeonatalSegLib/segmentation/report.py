@@ -38,12 +38,12 @@ PAGE = """<!doctype html>
 {% if facts.SegmentedAgainWithoutHead %}
 <tr><th>Head</th><td>masked: the scan shows much besides the brain, and was segmented again without it</td></tr>
 {% endif %}
-{% for contrast, path in facts.Inputs.items() %}<tr><th>{{ contrast|upper }}</th><td>{{ path }}</td></tr>{% endfor %}
+{% for modality, path in facts.Inputs.items() %}<tr><th>{{ modality|upper }}</th><td>{{ path }}</td></tr>{% endfor %}
 <tr><th>Model</th><td>{{ facts.Model.Name }} <small>SHA-256 {{ facts.Model.SHA256 }}</small></td></tr>
 <tr><th>Device</th><td>{{ facts.Device }}</td></tr>
 <tr><th>Seconds</th><td>{% for stage, s in facts.SecondsPerStage.items() %}{{ stage }} {{ s }} {% endfor %}</td></tr>
 <tr><th>Agreement of T1 and T2</th>
-<td>{% if facts.RegistrationQuality is none %}one contrast only
+<td>{% if facts.RegistrationQuality is none %}one modality only
 {% else %}{{ "%.2f"|format(facts.RegistrationQuality) }}{% endif %}</td></tr>
 <tr><th>Versions</th><td>{% for package, v in facts.Versions.items() %}{{ package }} {{ v }} {% endfor %}</td></tr>
 </table></body></html>

@@ -57,7 +57,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Cell:
-    """One alteration with one choice of contrasts."""
+    """One alteration with one choice of modalities."""
 
     alteration: Alteration
     contrast: str
@@ -139,7 +139,7 @@ def held_out(data: Path, subjects: Sequence[str], model: Model) -> list[Source]:
 
     Raises:
         NeonatalSegError: the model was trained or chosen on one of them, or one is missing, has no labels, or lacks
-            a contrast.
+            a modality.
     """
     from NeonatalSegLib.datasets.bids import find_subjects, prefixed
 
@@ -246,7 +246,7 @@ def evaluate(job: dict[str, Any], folder: Path, *, sources: Mapping[str, Source]
 
 @lru_cache(maxsize=1)
 def _altered(source: Source, alteration: Alteration, seed: int) -> tuple[Scan, sitk.Image]:
-    """The altered scan with both contrasts, and its truth: the three contrasts of a cell follow each other."""
+    """The altered scan with both modalities, and its truth: the three choices of a cell follow each other."""
     from NeonatalSegLib.datasets.cache import read_labels
     from NeonatalSegLib.scans.scan import load_scan
 

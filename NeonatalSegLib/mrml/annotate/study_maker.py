@@ -142,7 +142,7 @@ _KEYS = ("t1", "t2")
 
 
 def file_name(name: str) -> str:
-    """A volume's name as the name of a scan in a study: without its contrast, and only of what any disk takes."""
+    """A volume's name as the name of a scan in a study: without its modality, and only of what any disk takes."""
     return scan_name(Path(name.replace("/", "_"))).replace(" ", "_")
 
 

@@ -24,11 +24,11 @@ def choose_inputs(parameters: Any, scene: Any) -> None:
             setattr(parameters, key, found)
 
 
-def named(name: str, contrast: str) -> bool:
+def named(name: str, modality: str) -> bool:
     """True where a volume's name says "t1" or "t2" as a word of its own ("sub-01_T2w"), and is not a result of ours."""
     if re.search(r"(tissues|uncertainty|volumes)( \d+)?$|(tissues|uncertainty)_\d+$", name):
         return False
-    return re.search(rf"(^|[^a-z0-9]){contrast}(w|[^a-z0-9]|$)", name.lower()) is not None
+    return re.search(rf"(^|[^a-z0-9]){modality}(w|[^a-z0-9]|$)", name.lower()) is not None
 
 
 def devices(hello: Mapping[str, Any]) -> list[Device]:
