@@ -117,6 +117,7 @@ def run_examples(examples: doctest.DocTest) -> str:
     return "".join(told) if failed.failed else ""
 
 
+@pytest.mark.slow
 def test_the_page_of_the_api_runs(in_a_folder: Path) -> None:
     """docs/api.md from the first line to the last, on the synthetic newborn; the current model is a small one."""
     page = ROOT / "docs" / "api.md"
@@ -125,6 +126,7 @@ def test_the_page_of_the_api_runs(in_a_folder: Path) -> None:
     assert not (told := run_examples(examples)), told
 
 
+@pytest.mark.slow
 def test_examples_in_docstrings_run(newborn: Phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of the library but mrml; ``newborn`` in them is the synthetic one of 40 weeks."""
     monkeypatch.chdir(tmp_path)
