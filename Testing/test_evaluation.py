@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import errno
 import os
+import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -315,11 +317,19 @@ def test_tsv_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["results.tsv"]
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
 def test_full_disk_keeps_the_old_tsv(tmp_path: Path) -> None:
+    import resource
+
     path = tmp_path / "results.tsv"
     path.write_text("old")
-    (tmp_path / f".results.tsv.{os.getpid()}.tmp").symlink_to("/dev/full")
-    with pytest.raises(NeonatalSegError, match=os.strerror(errno.ENOSPC)):
-        _evaluation().write_tsv(path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    heard = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, before[1]))
+    try:
+        with pytest.raises(NeonatalSegError, match=os.strerror(errno.EFBIG)):
+            _evaluation().write_tsv(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, heard)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

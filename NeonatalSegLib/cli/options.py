@@ -26,4 +26,4 @@ Strict = Annotated[bool, typer.Option("--strict", help="Refuse a T1 and T2 that 
 def progress_line(stage: str, fraction: float) -> None:
     if sys.stderr.isatty():
         end = "\n" if fraction >= 1 else ""
-        print(f"\r{stage:<10}{100 * fraction:3.0f} %", end=end, file=sys.stderr, flush=True)
+        print(f"\r{stage:<24}{100 * fraction:3.0f} %", end=end, file=sys.stderr, flush=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,15 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from NeonatalSegLib.cli.options import Device, Model, progress_line
 from NeonatalSegLib.errors import NeonatalSegError
 
 if TYPE_CHECKING:
     from NeonatalSegLib.annotation.plan import Plan
     from NeonatalSegLib.annotation.study import StudyScan
     from NeonatalSegLib.finetuning.run import FineTuned
-
-Model = Annotated[Optional[str], typer.Option(help="Name or folder of a model; default: the accepted one.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
 def budget(
@@ -67,7 +64,17 @@ def budget(
     """Choose the slices to annotate and make the study's folder for them."""
     from NeonatalSegLib.annotation.plan import BudgetSettings
 
-    settings = BudgetSettings(amount, unit, per, axis, selection, extent, seed, min_gap, cap)  # bad input first
+    settings = BudgetSettings(  # bad input first
+        amount=amount,
+        unit=unit,
+        per=per,
+        axis=axis,
+        selection=selection,
+        extent=extent,
+        seed=seed,
+        min_gap_mm=min_gap,
+        cap_per_scan=cap,
+    )
     from NeonatalSegLib.annotation.new_study import check_folder, check_scans, needs_model, plan_study, start_study
 
     found = _scans(bids, scans, t1, t2, name, age)
@@ -85,10 +92,10 @@ def budget(
 
         segmenter = Segmenter(find_model(model), device)
     if out is None or plan_only:
-        planned = plan_study(found, settings, segmenter=segmenter, prefill=prefill, progress=_progress_line)
+        planned = plan_study(found, settings, segmenter=segmenter, prefill=prefill, progress=progress_line)
         _tell(planned.plan, planned.warnings, reasons=True)
         return
-    started = start_study(out, found, settings, segmenter=segmenter, prefill=prefill, progress=_progress_line)
+    started = start_study(out, found, settings, segmenter=segmenter, prefill=prefill, progress=progress_line)
     _tell(started.plan, started.warnings, reasons=False)
     typer.echo(f"Study: {started.folder}")
 
@@ -138,7 +145,7 @@ def finetune(
         settings,
         rehearsal=run.read_rehearsal(rehearsal, found.spacing_mm) if rehearsal else None,
         device=device,
-        report=lambda stage, fraction, facts: _progress_line(stage, fraction),
+        report=lambda stage, fraction, facts: progress_line(stage, fraction),
     )
     _tell_tuned(tuned)
     if tuned.settings.strategy != "none":
@@ -233,9 +240,3 @@ def _tell(plan: Plan, warnings: tuple[str, ...], *, reasons: bool) -> None:
         typer.echo(name.ljust(width) + "".join(f"{count:>10}" for count in counts))
     scans = len({s.scan for s in plan.slices})
     typer.echo(f"{len(plan.slices)} slices to annotate in {scans} {'scan' if scans == 1 else 'scans'}")
-
-
-def _progress_line(stage: str, fraction: float) -> None:
-    if sys.stderr.isatty():
-        end = "\n" if fraction >= 1 else ""
-        print(f"\r{stage:<24}{100 * fraction:3.0f} %", end=end, file=sys.stderr, flush=True)

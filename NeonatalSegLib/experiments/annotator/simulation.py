@@ -133,7 +133,13 @@ def one_run(
     )
     scans = [read_domain_scan(Path(domain), name) for name in job["annotated"]]
     budget = BudgetSettings(
-        job["percent"], "percent", "scan", settings["axis"], job["selection"], "brain", seed=job["seed"]
+        amount=job["percent"],
+        unit="percent",
+        per="scan",
+        axis=settings["axis"],
+        selection=job["selection"],
+        extent="brain",
+        seed=job["seed"],
     )
     plan = plan_slices([to_plan(scan) for scan in scans], budget)
     cases = [reveal(scan, plan.for_scan(scan.name), given.held_out, job["seed"]) for scan in scans]

@@ -102,12 +102,12 @@ def label_masks(subjects: Sequence[CachedSubject], slices: Mapping[str, Any], sp
     from NeonatalSegLib.scans.grid import Grid, plane
 
     settings = BudgetSettings(
-        slices["percent"] / CENTRAL,
-        "percent",
-        "scan",
-        slices["axis"],
-        slices["selection"],
-        "central",
+        amount=slices["percent"] / CENTRAL,
+        unit="percent",
+        per="scan",
+        axis=slices["axis"],
+        selection=slices["selection"],
+        extent="central",
         seed=slices["seed"],
     )
     masks, grids, scans = {}, {}, []
