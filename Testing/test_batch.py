@@ -51,10 +51,16 @@ def test_a_study_goes_on_after_a_failure_and_resumes(tiny: Segmenter, study: Pat
     stamp = result.stat().st_mtime_ns
     table = (out / "volumes.tsv").read_text().splitlines()
     assert [line.split("\t")[:2] for line in table[1:]] == [["sub-A_ses-1", "40.1"], ["sub-A_ses-2", "40.1"]]
+    head = table[0].split("\t")
+    # Random weights label nonsense: every door says so.
+    assert {line.split("\t")[head.index("verdict")] for line in table[1:]} == {"fail"}
+    assert first.doubtful == {"sub-A_ses-1": "fail", "sub-A_ses-2": "fail"}
+    assert "plausibility fail: sub-A_ses-1" in first.summary() and "plausibility fail" in lines[0]
     assert json.loads((out / "dataset_description.json").read_text())["DatasetType"] == "derivative"
 
     again = run_study(tiny, scans, out, report=lines.append)
     assert (again.done, again.skipped) == ([], ["sub-A_ses-1", "sub-A_ses-2"])
+    assert again.doubtful == first.doubtful
     assert result.stat().st_mtime_ns == stamp
     other = run_study(tiny, scans[:1], out, SegmentOptions(uncertainty=True), report=lines.append)
     assert other.done == ["sub-A_ses-1"]

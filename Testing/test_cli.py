@@ -83,12 +83,31 @@ def test_segment_leaves_what_it_promises(newborn_files: dict[str, Path], tmp_pat
     assert volumes["brain"] == pytest.approx(sum(volumes[t.key] for t in TISSUES if t.brain), abs=0.01)
     facts = json.loads((tmp_path / "out" / "sub-01_dseg.json").read_text())
     assert facts["AgeWeeks"] == 40.5
+    assert facts["Plausibility"] == {"Verdict": "pass", "Findings": []}
+    assert "Plausibility: pass" in done.stdout
     assert facts["Model"]["Name"] == DEFAULT_MODEL
     assert facts["Inputs"]["t1"] == str(newborn_files["t1"])
     assert {"prepare", "network", "back", "write"} <= set(facts["SecondsPerStage"])
     assert "torch" in facts["Versions"]
     assert "not for diagnosis" in done.stdout
     assert sitk.ReadImage(str(tmp_path / "out" / "sub-01_dseg.png")).GetSize()[0] > 800
+
+
+def test_nonsense_is_told_on_top_and_strict_gives_it_a_status(
+    newborn_files: dict[str, Path], tiny_model: Path, tmp_path: Path
+) -> None:
+    """Random weights scatter labels over the head."""
+    for strict, status in (((), 0), (("--strict",), 5)):
+        out = tmp_path / str(status)
+        done = neonatalseg("segment", "--t2", newborn_files["t2"], "--out", out, "--model", tiny_model, *strict)
+        assert done.returncode == status, done.stderr
+        assert done.stderr.startswith("Plausibility: fail")
+        facts = json.loads((out / "sub-01_dseg.json").read_text())
+        assert facts["Plausibility"]["Verdict"] == "fail"
+        assert facts["Plausibility"]["Findings"][0]["Text"] == facts["Warnings"][0]
+        assert (out / "sub-01_dseg.nii.gz").is_file()
+        page = (out / "sub-01_report.html").read_text()
+        assert page.index("do not use this result") < page.index("<table>")
 
 
 def refused(done: subprocess.CompletedProcess[str], out: Path, *words: str) -> None:

@@ -100,6 +100,20 @@ def test_done_shows_warnings_before_the_summary() -> None:
     assert view.results.enabled and view.export.enabled
 
 
+def test_a_verdict_stands_before_its_reasons() -> None:
+    panel = running()
+    panel.finished(ROWS, ["The labels are scattered."], "Done in 8 s.", verdict="fail")
+    view = view_of(panel)
+    assert (view.state, view.kind) == (State.DONE, "error")
+    assert view.message.splitlines()[0].startswith("Do not use this result")
+    assert view.message.splitlines()[1:] == ["The labels are scattered.", "Done in 8 s."]
+    assert view.export.enabled  # the files may still be wanted
+    assert panel.start()
+    panel.finished(ROWS, ["Cerebellum in two places."], "Done in 8 s.", verdict="check")
+    assert view_of(panel).kind == "warning"
+    assert view_of(panel).message.startswith("Look at this result before using it")
+
+
 def test_error_allows_another_try() -> None:
     panel = running()
     panel.failed("The disk is full.")

@@ -20,7 +20,13 @@ N4 = Annotated[bool, typer.Option("--n4", help="Correct the bias field first (N4
 Flips = Annotated[bool, typer.Option("--flips", help="Average with the mirror image (twice the network's time).")]
 Probabilities = Annotated[bool, typer.Option("--probabilities", help="Also write the class probabilities.")]
 Uncertainty = Annotated[bool, typer.Option("--uncertainty", help="Also write the entropy, 0-1.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Refuse a T1 and T2 that do not agree.")]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="Refuse a T1 and T2 that do not agree; exit status 5 where the result cannot be a newborn's brain.",
+    ),
+]
 
 
 def progress_line(stage: str, fraction: float) -> None:

@@ -22,6 +22,7 @@ from NeonatalSegLib.cli.options import (
 )
 from NeonatalSegLib.errors import NeonatalSegError
 
+IMPLAUSIBLE = 5  # exit status
 
 def segment(
     out: Annotated[Path, typer.Option(help="Folder for the results; made where missing.")],
@@ -44,6 +45,7 @@ def segment(
     scan = load_scan(t1, t2, name=name, age_weeks=age)  # bad input is told before the network's libraries load
     from NeonatalSegLib.segmentation.outputs import check_writable, segment_to_folder
     from NeonatalSegLib.segmentation.segmenter import Segmenter, SegmentOptions
+    from NeonatalSegLib.segmentation.verdict import FAIL
 
     check_writable(out)
     options = SegmentOptions(
@@ -55,7 +57,9 @@ def segment(
         strict=strict,
     )
     segmenter = Segmenter(model or None, device)
-    _report(segment_to_folder(segmenter, scan, out, options=options, progress=progress_line))
+    verdict = _report(segment_to_folder(segmenter, scan, out, options=options, progress=progress_line))
+    if strict and verdict == FAIL:
+        raise typer.Exit(IMPLAUSIBLE)
 
 
 def batch(
@@ -135,11 +139,15 @@ def evaluate(
         typer.echo(f"\nWritten: {out}")
 
 
-def _report(written: dict[str, Path]) -> None:
-    """Volumes, warnings and where the files are."""
+def _report(written: dict[str, Path]) -> str:
+    """Verdict, warnings, volumes and where the files are; returns the verdict."""
     import json
 
+    from NeonatalSegLib.segmentation.verdict import PASS, VERDICTS
+
     facts = json.loads(written["sidecar"].read_text(encoding="utf-8"))
+    verdict = str(facts["Plausibility"]["Verdict"])
+    typer.echo(f"Plausibility: {VERDICTS[verdict]}", err=verdict != PASS)
     for warning in facts["Warnings"]:
         typer.echo(f"Warning: {warning}", err=True)
     rows = [line.split("\t") for line in written["volumes"].read_text(encoding="utf-8").splitlines()[1:]]
@@ -153,3 +161,4 @@ def _report(written: dict[str, Path]) -> None:
     for path in written.values():
         typer.echo(str(path))
     typer.echo(facts["Notice"])
+    return verdict

@@ -12,6 +12,11 @@ from enum import Enum
 
 from NeonatalSegLib.panel.signals import Signal
 
+VERDICT_LINES = {
+    "check": "Look at this result before using it:",
+    "fail": "Do not use this result, it cannot be a newborn's brain:",
+}
+
 
 class State(Enum):
     """Where the panel is."""
@@ -134,12 +139,19 @@ class SegmentState:
         self.state, self.message, self.kind = State.ERROR, message, "error"
         self.changed.emit()
 
-    def finished(self, rows: Sequence[tuple[str, float]], warnings: Sequence[str] = (), summary: str = "") -> None:
-        """It is done: (name, mL) rows, and what the user should know about the result."""
+    def finished(
+        self,
+        rows: Sequence[tuple[str, float]],
+        warnings: Sequence[str] = (),
+        summary: str = "",
+        verdict: str = "pass",
+    ) -> None:
+        """It is done: (name, mL) rows, what the user should know about the result, and whether it is plausible."""
         self.state = State.DONE
         self.rows, self.has_result = tuple(rows), True
-        self.message = "\n".join([*warnings, *([summary] if summary else [])])
-        self.kind = "warning" if warnings else "info"
+        verdict_line = VERDICT_LINES.get(verdict, "")
+        self.message = "\n".join(text for text in (verdict_line, *warnings, summary) if text)
+        self.kind = "error" if verdict == "fail" else "warning" if warnings else "info"
         self.changed.emit()
 
     def notice(self, message: str, kind: str = "info") -> None:

@@ -21,8 +21,10 @@ from NeonatalSegLib.files.settings import read_object
 from NeonatalSegLib.scans.scan import load_scan
 from NeonatalSegLib.segmentation.outputs import segment_to_folder
 from NeonatalSegLib.segmentation.segmenter import Segmenter, SegmentOptions
+from NeonatalSegLib.segmentation.verdict import PASS
 from NeonatalSegLib.tissues import TISSUES
 
+UNKNOWN = "n/a"
 ALL, SOME, NONE = 0, 3, 4  # exit status: how many of the scans succeeded
 
 
@@ -46,11 +48,12 @@ class StudyScan:
 
 @dataclass
 class StudyResult:
-    """What became of each scan, by name; ``failed`` gives the reason in words."""
+    """What became of each scan, by name; ``failed`` gives the reason, ``doubtful`` a verdict other than pass."""
 
     done: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    doubtful: dict[str, str] = field(default_factory=dict)
     table: Path | None = None
 
     @property
@@ -63,6 +66,7 @@ class StudyResult:
     def summary(self) -> str:
         lines = [f"{len(self.done)} segmented, {len(self.skipped)} were done before, {len(self.failed)} failed"]
         lines += [f"  failed: {name}: {reason}" for name, reason in self.failed.items()]
+        lines += [f"  plausibility {verdict}: {name}" for name, verdict in sorted(self.doubtful.items())]
         if self.table:
             lines.append(f"Volumes of the study: {self.table}")
         return "\n".join(lines)
@@ -148,7 +152,8 @@ def run_study(
             try:
                 run_scan(segmenter, scan, out, options)
                 result.done.append(scan.name)
-                status = "done"
+                verdict = _verdict(_sidecar(scan, out))
+                status = "done" if verdict == PASS else f"done, plausibility {verdict}"
             except NeonatalSegError as error:
                 result.failed[scan.name] = str(error)
                 status = f"failed: {error}"
@@ -158,6 +163,9 @@ def run_study(
         worked = len(result.done) + len(result.failed)
         left = (time.monotonic() - started) / worked * (len(scans) - number) if worked else 0.0
         report(f"[{number}/{len(scans)}] {scan.name}: {status}  ({left / 60:.0f} min left)")
+    for scan in scans:
+        if (verdict := _verdict(_sidecar(scan, out))) not in (PASS, UNKNOWN):
+            result.doubtful[scan.name] = verdict
     _write_description(out)
     result.table = _write_table(scans, out)
     return result
@@ -189,17 +197,24 @@ def _sidecar(scan: StudyScan, out: Path) -> dict | None:
         return None
 
 
+def _verdict(facts: dict | None) -> str:
+    """pass, check or fail; n/a in side-cars of versions that gave none."""
+    return str((facts or {}).get("Plausibility", {}).get("Verdict", UNKNOWN))
+
+
 def _write_table(scans: Sequence[StudyScan], out: Path) -> Path:
-    """One row per scan with results: volumes in mL, ages in weeks (given, and by the model), number of warnings."""
+    """One row per scan with results: volumes in mL, ages in weeks (given, and by the model), the verdict on
+    plausibility, number of warnings.
+    """
     keys = [t.key for t in TISSUES if t.index > 0]
-    lines = ["\t".join(["name", "age_weeks", "predicted_age_weeks", *(f"{k}_ml" for k in keys), "warnings"])]
+    lines = ["\t".join(["name", "age_weeks", "predicted_age_weeks", *(f"{k}_ml" for k in keys), "verdict", "warnings"])]
     for scan in scans:
         facts = _sidecar(scan, out)
         if facts:
             ages = [scan.age_weeks, facts.get("PredictedAgeWeeks")]
             told = ["n/a" if age is None else f"{age:g}" for age in ages]
             volumes = [f"{facts['VolumesML'][k]:.3f}" for k in keys]
-            lines.append("\t".join([scan.name, *told, *volumes, str(len(facts["Warnings"]))]))
+            lines.append("\t".join([scan.name, *told, *volumes, _verdict(facts), str(len(facts["Warnings"]))]))
     return _replace(out / "volumes.tsv", "\n".join(lines) + "\n")
 
 

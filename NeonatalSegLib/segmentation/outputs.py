@@ -134,6 +134,7 @@ def sidecar(segmentation: Segmentation, scan: Scan, options: SegmentOptions | No
         "SecondsPerStage": {k: round(v, 3) for k, v in segmentation.times_s.items()},
         "RegistrationQuality": segmentation.registration_quality,
         "VolumesML": {k: round(v, 3) for k, v in segmentation.volumes_ml.items() if k != "background"},
+        "Plausibility": segmentation.plausibility.to_json(),
         "Warnings": segmentation.warnings,
         "Versions": versions(),
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from NeonatalSegLib.evaluation.metrics import volume_sums
+from NeonatalSegLib.segmentation.verdict import VERDICTS
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 PAGE = """<!doctype html>
@@ -17,10 +18,15 @@ PAGE = """<!doctype html>
  img { width: 100%; background: #000 } table { border-collapse: collapse; margin: 1rem 0 }
  td, th { padding: .25rem .9rem .25rem 0; text-align: left; border-bottom: 1px solid #ddd } td.n { text-align: right }
  .swatch { display: inline-block; width: .9em; height: .9em; margin-right: .5em; border: 1px solid #888 }
- .warning { background: #fff3cd; padding: .5rem .8rem; margin: .4rem 0 } small { color: #555 }
+ .verdict { padding: .5rem .8rem; font-weight: 600 } .fail { background: #f5b7b1 } .check { background: #fde3a7 }
+ .pass { background: #d5f0d5 } .warning { background: #fff3cd; padding: .5rem .8rem; margin: .4rem 0 }
+ small { color: #555 }
 </style></head><body>
 <h1>{{ name }}</h1>
 <p><strong>{{ facts.Notice }}</strong></p>
+{% if facts.Plausibility is defined %}
+<p class="verdict {{ facts.Plausibility.Verdict }}">Plausibility: {{ verdict }}</p>
+{% endif %}
 {% for warning in facts.Warnings %}<p class="warning">{{ warning }}</p>{% endfor %}
 {% if picture %}
 <img alt="Axial, coronal and sagittal planes, plain and with the tissues" src="{{ picture }}">
@@ -70,6 +76,7 @@ def write_report(
         name=name,
         facts=facts,
         picture=source,
+        verdict=VERDICTS.get(facts.get("Plausibility", {}).get("Verdict", ""), ""),
         rows=[{"name": t.name, "colour": t.colour, "volume": volumes_ml[t.key]} for t in PHYSIOLOGICAL],
         sums=[("Brain (tissue)", sums["brain"]), ("Intracranial (brain and fluid)", sums["intracranial"])],
     )

@@ -27,6 +27,7 @@ from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.preprocessing import MIN_AGREEMENT, Prepared, back_to_scan, prepare
 from NeonatalSegLib.scans.scan import Scan
 from NeonatalSegLib.segmentation.second_look import crop_to_brain
+from NeonatalSegLib.segmentation.verdict import Plausibility, assess, coarse_warning, evidence_of
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ class Segmentation:
         volumes_ml: volume of each of the ten classes, by tissue key.
         probabilities: vector of ten float32 per voxel on the same grid, or None.
         uncertainty: entropy over the classes, 0 (certain) to 1 (all alike), float32, or None.
-        warnings: in words, for the user.
+        warnings: in words, for the user: what speaks against the result first, then what went otherwise than wished.
+        plausibility: the verdict and its findings.
         times_s: seconds per stage.
         device: in words.
         model_name, model_hash: which model made it.
@@ -96,6 +98,7 @@ class Segmentation:
     registration_quality: float | None = None
     age_weeks: float | None = None
     focused: bool = False
+    plausibility: Plausibility = field(default_factory=Plausibility)
 
 
 class Segmenter:
@@ -146,7 +149,8 @@ class Segmenter:
             prepared = replace(prepared, target=target)
         if options.strict and prepared.agreement is not None and prepared.agreement < MIN_AGREEMENT:
             raise NeonatalSegError(f"{prepared.warnings[-1]} (refused because of --strict)")
-        warnings = [*prepared.warnings, *self._notice, *self._outside_training(scan)]
+        warnings = list(self._notice)
+        doubts = [*prepared.warnings, *coarse_warning(scan), *self._outside_training(scan)]
         clock.enter("network")
         probabilities, age = self._run_network(prepared, options, clock, warnings)
         looked_again = False
@@ -161,11 +165,10 @@ class Segmenter:
         clock.enter("back")
         result = self._bring_back(probabilities, prepared, options)
         result.age_weeks, result.focused = age, looked_again
-        result.warnings = [
-            *warnings,
-            *age_warning(scan.age_weeks, age),
-            *cut_brain_warning(sitk.GetArrayViewFromImage(result.label_map)),
-        ]
+        doubts += age_warning(scan.age_weeks, age)
+        doubts += cut_brain_warning(sitk.GetArrayViewFromImage(result.label_map))
+        result.plausibility = assess(result.label_map, evidence_of(probabilities, scan, age, doubts))
+        result.warnings = [*(finding.text for finding in result.plausibility.findings), *warnings]
         clock.leave()
         result.times_s = clock.times_s
         result.device, result.model_name, result.model_hash = self.device_text, self.model.name, self.model.hash

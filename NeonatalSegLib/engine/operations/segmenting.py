@@ -25,8 +25,8 @@ def segment(job: Job, models: WarmModels) -> dict[str, Any]:
     default), ``device``, ``options`` (fields of SegmentOptions), ``folder`` (where the result's files go).
 
     Result: ``label_map``, ``probabilities``, ``uncertainty`` (paths of .nrrd files on the scan's own grid, LPS; null
-    where not asked for), ``volumes_ml``, ``warnings``, ``times_s`` (the segmenter's stages and "load", "read",
-    "write"), ``warm`` (the model was already loaded), ``device``, ``model_name``, ``model_hash``,
+    where not asked for), ``volumes_ml``, ``verdict`` (pass, check or fail), ``warnings``, ``times_s`` (the segmenter's
+    stages and "load", "read", "write"), ``warm`` (the model was loaded), ``device``, ``model_name``, ``model_hash``,
     ``registration_quality``, ``age_weeks`` (as the model sees it, null where it has no age head).
     """
     options = _options(job.fields.get("options") or {})
@@ -67,6 +67,7 @@ def segment(job: Job, models: WarmModels) -> dict[str, Any]:
         "probabilities": probabilities,
         "uncertainty": uncertainty,
         "volumes_ml": {key: float(value) for key, value in done.volumes_ml.items()},
+        "verdict": done.plausibility.verdict,
         "warnings": [*fallback, *(str(warning) for warning in done.warnings)],
         "times_s": {key: float(value) for key, value in done.times_s.items()} | times,
         "warm": warm,

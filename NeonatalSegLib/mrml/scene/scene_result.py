@@ -28,6 +28,7 @@ class Outcome:
         seconds: from the click to the segments in the scene; ``times_s`` has the stages.
         warm: the model was loaded already.
         age_weeks: post-menstrual age as the model sees it, None where it tells none.
+        verdict: pass, check or fail: whether the result can be a newborn's brain.
     """
 
     segmentation: Any
@@ -40,6 +41,7 @@ class Outcome:
     times_s: dict[str, float]
     warm: bool
     age_weeks: float | None = None
+    verdict: str = "pass"
 
     @property
     def rows(self) -> list[tuple[str, float]]:
@@ -92,6 +94,7 @@ def place_result(
         {**times_s, **(fields.get("times_s") or {}), "display": now - began, "total": now - started},
         bool(fields.get("warm")),
         fields.get("age_weeks"),
+        str(fields.get("verdict") or "pass"),
     )
 
 

@@ -206,7 +206,7 @@ class PanelController(VTKObservationMixin):
         )
         if outcome.age_weeks is not None:
             summary += "\n" + _("Age by the model: {weeks} weeks.").format(weeks=f"{outcome.age_weeks:.1f}")
-        self.panel.finished(outcome.rows, outcome.warnings, summary)
+        self.panel.finished(outcome.rows, outcome.warnings, summary, outcome.verdict)
         self.show_result()
 
     # Devices and models
