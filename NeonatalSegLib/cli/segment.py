@@ -24,6 +24,7 @@ from NeonatalSegLib.errors import NeonatalSegError
 
 IMPLAUSIBLE = 5  # exit status
 
+
 def segment(
     out: Annotated[Path, typer.Option(help="Folder for the results; made where missing.")],
     t1: T1 = None,
