@@ -22,6 +22,12 @@ def plan_slices(scans: Iterable[ScanToPlan], settings: BudgetSettings) -> Plan:
     Raises:
         NeonatalSegError: no scan, a name twice, arrays that do not fit, no foreground in the extent, a budget larger
             than what there is, or no uncertainty where the selection needs it.
+
+    Example:
+        >>> grid = Grid((20, 30, 40), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+        >>> scan = ScanToPlan("sub-01", grid, np.ones(grid.shape, bool))
+        >>> [s.key for s in plan_slices([scan], BudgetSettings(2, "slices", axis="axial")).slices]
+        ['sub-01/axial/...', 'sub-01/axial/...']
     """
     grids: dict[str, Grid] = {}
     measured: dict[str, list[Candidates]] = {}

@@ -56,6 +56,10 @@ class Split:
 
     Raises:
         NeonatalSegError: a newborn stands on two sides, or a scan is listed twice.
+
+    Example:
+        >>> Split({"train": (Member("sub-A", 40.0),), "test": (Member("sub-B", 41.0),)}).names("test")
+        ('sub-B',)
     """
 
     sides: Mapping[str, tuple[Member, ...]]

@@ -104,6 +104,11 @@ def plane(grid: Grid, axis: str, index: int) -> tuple[slice | int, ...]:
 
     Raises:
         NeonatalSegError: no such axis or no such slice.
+
+    Example:
+        >>> grid = Grid.of(newborn.labels)
+        >>> bool(sitk.GetArrayFromImage(newborn.labels)[plane(grid, "axial", grid.size[2] // 2)].any())
+        True
     """
     along = voxel_axis(grid, axis)
     if not 0 <= index < grid.size[along]:
