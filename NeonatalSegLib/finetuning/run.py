@@ -101,7 +101,7 @@ def finetune(
 
     Args:
         model: the old model.
-        annotated: as ``annotation.read_annotations`` gives them.
+        annotated: as ``annotation.completed.read_annotations`` gives them.
         rehearsal: prepared, fully labelled scans of the model's own domain, at its spacing; None: synthetic newborns.
         device: "auto", "cpu" or "cuda".
         report, should_stop: as in :func:`NeonatalSegLib.finetuning.loop.run_finetuning`.

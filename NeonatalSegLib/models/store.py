@@ -111,7 +111,7 @@ def state_of(model: Model) -> str:
 
 
 def current_name() -> str:
-    """Name of the model that is used where none is named; see models.current_model for its warnings."""
+    """Name of the model that is used where none is named; see registry.current_model for its warnings."""
     return default_model_name()
 
 
