@@ -1,7 +1,8 @@
 """What the robustness matrix does to a scan: size, skull, grid, noise, bias field and motion.
 
 A test must not be drawn by the code that trained: nothing here is shared with the training augmentation
-(``augmentation/transforms.py``), except that the synthetic skull is :func:`NeonatalSegLib.augmentation.synthesis.add_head`.
+(``augmentation/transforms.py``), except that the synthetic skull is
+``augmentation.synthesis.add_head``.
 Truth is never resampled; the scale alone changes it, and only in its header.
 """
 

@@ -53,7 +53,7 @@ class AnnotationView:
         place_in_folder(self.node, reference)
 
     def show(self, axis: str, index: int, labels: np.ndarray) -> None:
-        """Show ``labels`` (2D uint8, 0-9, as ``scans.grid.plane`` gives it) in this slice; nothing can be edited yet."""
+        """Show ``labels`` (2D uint8, 0-9, as ``grid.plane`` gives it) in this slice; nothing can be edited yet."""
         self._place = (axis, index)
         self._write_tissues(np.asarray(labels, np.uint8))
         self._editable = np.zeros(np.shape(labels), bool)
