@@ -202,8 +202,8 @@ def test_unfinished_slice_is_kept_outside_the_mask(study: Path) -> None:
     [
         (np.zeros((3, 4), np.uint8), r"expected whole numbers of \(22, 21\)|expected whole numbers"),
         (labels_for(AXIAL, 1).astype(float), "float64"),
-        (np.where(np.eye(*labels_for(AXIAL, 0).shape, dtype=bool), 10, 1), "unknown label 10"),
-        (labels_for(AXIAL, 0).astype(np.int16) - 1, "unknown label -1"),
+        (np.where(np.eye(*labels_for(AXIAL, 0).shape, dtype=bool), 10, 1), "not labels: 10"),
+        (labels_for(AXIAL, 0).astype(np.int16) - 1, "not labels: -1"),
     ],
 )
 def test_bad_labels_change_nothing(study: Path, project: AnnotationSession, labels: np.ndarray, words: str) -> None:

@@ -99,7 +99,7 @@ def test_study_is_made_whole_or_not_at_all(study: Path, tmp_path: Path) -> None:
     bad: list[tuple[Callable[[], None], str]] = [
         (lambda: create_study(new, plan, scans[:1]), "the same"),
         (lambda: create_study(new, plan, scans, {"sub-01": np.zeros((2, 2, 2), np.uint8)}), "grid"),
-        (lambda: create_study(new, plan, scans, {"sub-01": np.full(GRID.shape, 11)}), "unknown label 11"),
+        (lambda: create_study(new, plan, scans, {"sub-01": np.full(GRID.shape, 11)}), "not labels: 11"),
         (lambda: create_study(new, plan, [scans[0], StudyScan("sub-02", None, None, None)]), "neither T1 nor T2"),
         (
             lambda: create_study(new, Plan((), {"a/b": GRID}, plan.settings), [StudyScan("a/b", new, None)]),
@@ -273,7 +273,7 @@ def test_unknown_label_in_a_ledger(study: Path) -> None:
     line = {"format": 1, "slice": AXIAL, "rater": "Anna", "event": "done", "time": saved.time, "seconds": 1.0}
     with ledger(study).open("a") as stream:
         stream.write(json.dumps({**line, "changed": 1, **saved.to_line()}) + "\n")
-    with pytest.raises(NeonatalSegError, match=r"ledger.jsonl, line 2 \(slice sub-01/axial/7\).*unknown label 12"):
+    with pytest.raises(NeonatalSegError, match=r"ledger.jsonl, line 2 \(slice sub-01/axial/7\).*not labels: 12"):
         read_annotations(study)
 
 
@@ -360,12 +360,12 @@ def test_label_map_of_an_unknown_label_or_another_grid(study: Path) -> None:
     labels = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
     labels[cut(AXIAL)][0, 0] = 87
     sitk.WriteImage(GRID.image(labels), str(path))
-    with pytest.raises(NeonatalSegError, match=r"sub-01_dseg.nii.gz holds the unknown label 87: expected 0 to 9"):
+    with pytest.raises(NeonatalSegError, match=r"sub-01_dseg.nii.gz holds values that are not labels: 87"):
         read_annotations(study)
     labels[cut(AXIAL)][0, 0] = 2
     moved = Grid(GRID.size, GRID.spacing_mm, (0.0, 0.0, 0.0), GRID.direction)
     sitk.WriteImage(moved.image(labels), str(path))
-    with pytest.raises(NeonatalSegError, match=r"sub-01_dseg.nii.gz lies on another grid"):
+    with pytest.raises(NeonatalSegError, match=r"sub-01_dseg.nii.gz does not lie on the grid"):
         read_annotations(study)
 
 

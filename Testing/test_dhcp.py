@@ -238,7 +238,7 @@ def test_nothing_usable_is_told_with_the_reasons(release: Path) -> None:
 
 def test_a_table_that_is_no_text_is_told(release: Path) -> None:
     table = release / "sub-CC00050XX01" / "sub-CC00050XX01_sessions.tsv"
-    table.write_bytes(b"\xff\xfe\x00session")
+    table.write_bytes(b"PK\x03\x04\x00\x00 a spreadsheet, not a table")
     with pytest.raises(NeonatalSegError, match=r"sub-CC00050XX01_sessions\.tsv could not be read"):
         read_release(release)
 

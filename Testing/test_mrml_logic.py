@@ -7,6 +7,7 @@ runs the real one.
 from __future__ import annotations
 
 import sys
+import tempfile
 import threading
 import unittest
 from pathlib import Path
@@ -139,10 +140,20 @@ class LogicTest(unittest.TestCase):
         self.assertFalse(first.GetDisplayNode().GetVisibility())
         self.assertTrue(second.GetDisplayNode().GetVisibility())
 
-    def test_swapped_inputs_are_noticed(self) -> None:
-        self.asked(t1=self.t2, t2=self.t1).succeed()
-        self.logic.poll()
-        self.assertEqual(self.heard.finished[0].warnings, [logic_module.SWAPPED])
+    def test_a_volume_s_file_that_does_not_say_its_orientation_is_noticed(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "T2.nrrd"
+            sitk.WriteImage(volumes.image_from_volume(self.t2), str(path))
+            self.t2.AddDefaultStorageNode()
+            self.t2.GetStorageNode().SetFileName(str(path))
+            self.asked().succeed()
+            self.logic.poll()
+            path.write_bytes(path.read_bytes().replace(b"space: left-posterior-superior", b"space dimension: 3"))
+            self.asked().succeed()
+            self.logic.poll()
+        first, second = (outcome.warnings for outcome in self.heard.finished)
+        self.assertEqual(first, [])
+        self.assertIn("T2: T2.nrrd does not say how it is oriented", second[0])
 
     def test_input_moved_while_running(self) -> None:
         transform = self.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Move")

@@ -24,6 +24,7 @@ from scripted_engine import HELLO, ScriptedEngine
 from test_mrml_logic import add_volume
 
 from NeonatalSegLib.mrml.scene import segments
+from NeonatalSegLib.mrml.scene.volumes import image_from_volume
 from NeonatalSegLib.mrml.shared import dependencies
 from NeonatalSegLib.panel.segment_state import State
 
@@ -178,13 +179,17 @@ class StateTest(WidgetCase):
         self.assertEqual(self.panel.state, State.ERROR)
         self.assertIn("space", self.text("messageLabel"))
 
-    def test_swapped_inputs(self) -> None:
-        t1, t2 = self.load_scan()
-        self.ui.t1Selector.setCurrentNode(None)
-        self.ui.t2Selector.setCurrentNode(t1)
-        self.ui.t1Selector.setCurrentNode(t2)
-        self.run_to_result()
-        self.assertIn("Notice: T1 and T2 look swapped", self.text("messageLabel"))
+    def test_a_doubt_about_the_input_is_shown(self) -> None:
+        _, t2 = self.load_scan()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "sub-01_T2w.mha"
+            sitk.WriteImage(image_from_volume(t2), str(path), useCompression=False)
+            lines = path.read_bytes().split(b"\n")
+            path.write_bytes(b"\n".join(line for line in lines if not line.startswith(b"TransformMatrix")))
+            t2.AddDefaultStorageNode()
+            t2.GetStorageNode().SetFileName(str(path))
+            self.run_to_result()
+        self.assertIn("Notice: sub-01_T2w: sub-01_T2w.mha does not say how it is oriented", self.text("messageLabel"))
 
 
 class SceneTest(WidgetCase):

@@ -64,7 +64,6 @@ from benchmarks.nnunet_peer import (
     train_command,
 )
 from NeonatalSegLib.datasets.bids import Subject, find_subjects, read_table
-from NeonatalSegLib.datasets.cache import read_labels
 from NeonatalSegLib.datasets.kinds import NEWBORN, kind_by_name
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.evaluation.tables import markdown_table
@@ -76,6 +75,7 @@ from NeonatalSegLib.files.atomic import write_file
 from NeonatalSegLib.models.bundle import Model
 from NeonatalSegLib.models.registry import DEFAULT_MODEL, find_model
 from NeonatalSegLib.scans.grid import Grid
+from NeonatalSegLib.scans.labels import read_labels
 from NeonatalSegLib.scans.preprocessing import align, foreground
 from NeonatalSegLib.scans.scan import Scan, load_scan
 from NeonatalSegLib.tissues import PHYSIOLOGICAL, TISSUES
@@ -138,7 +138,7 @@ def write_dataset(training: Sequence[Subject], validation: Sequence[Subject], wo
         assert subject.labels is not None  # split_subjects
         scan = load_scan(subject.t1, subject.t2, name=subject.name)
         write_channels(scan, part / "imagesTr", subject.name)
-        labels = read_labels(subject.labels)
+        labels = read_labels(subject.labels).image
         if Grid.of(labels).is_like(Grid.of(scan.reference)):
             labels.CopyInformation(scan.reference)  # nnU-Net compares headers to the last digit
         else:
@@ -181,7 +181,7 @@ def _on_reference(scan: Scan, key: str) -> sitk.Image:
 def altered_case(source: Source, alteration: Alteration, seed: int) -> tuple[Scan, sitk.Image]:
     """The altered scan with both contrasts, and its truth, as in ``experiments/robustness/matrix.py``."""
     scan = load_scan(source.t1, source.t2, name=source.name, age_weeks=source.age_weeks)
-    return altered(scan, alteration, seed), scaled(read_labels(source.labels), float(alteration.scale))
+    return altered(scan, alteration, seed), scaled(read_labels(source.labels).image, float(alteration.scale))
 
 
 def alteration_of(job: Mapping[str, Any]) -> Alteration:

@@ -22,8 +22,8 @@ from NeonatalSegLib.annotation.plan import BudgetSettings
 from NeonatalSegLib.annotation.session import AnnotationSession
 from NeonatalSegLib.annotation.study import StudyScan
 from NeonatalSegLib.datasets.bids import find_subjects
-from NeonatalSegLib.datasets.cache import read_labels
 from NeonatalSegLib.scans.grid import plane
+from NeonatalSegLib.scans.labels import read_labels
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def main() -> None:
         settings = BudgetSettings(10, "percent", "scan", "axial", "equidistant", "brain")
         scan = StudyScan(subject.name, subject.t1, subject.t2, subject.age_weeks)
         start_study(folder / "study", [scan], settings, prefill="empty")
-        truth = sitk.GetArrayFromImage(read_labels(subject.labels))
+        truth = sitk.GetArrayFromImage(read_labels(subject.labels).image)
         with AnnotationSession.open(folder / "study", "truth") as project:
             for item in project.items:
                 s = item.slice

@@ -18,13 +18,13 @@ import numpy as np
 import SimpleITK as sitk
 
 from NeonatalSegLib.datasets.bids import find_subjects
-from NeonatalSegLib.datasets.cache import read_labels
 from NeonatalSegLib.evaluation.metrics import dice_per_class, mean_dice_no_background
 from NeonatalSegLib.experiments.robustness.alterations import Alteration, altered, scaled
 from NeonatalSegLib.experiments.robustness.matrix import CONTRASTS
 from NeonatalSegLib.models.bundle import Model, save_model
 from NeonatalSegLib.models.registry import find_model
 from NeonatalSegLib.scans.grid import Grid
+from NeonatalSegLib.scans.labels import read_labels
 from NeonatalSegLib.scans.scan import load_scan
 from NeonatalSegLib.segmentation.segmenter import Segmenter
 
@@ -60,7 +60,7 @@ def evaluate(model: Model, data: Path, name: str) -> list[float]:
     subject = {s.name: s for s in find_subjects(data)}[name]
     assert subject.labels is not None
     segmenter = Segmenter(model)
-    scan, labels = load_scan(subject.t1, subject.t2, name=name), read_labels(subject.labels)
+    scan, labels = load_scan(subject.t1, subject.t2, name=name), read_labels(subject.labels).image
     scores = []
     for alteration, contrast in CELLS.values():
         shown = altered(scan, alteration, seed=0)

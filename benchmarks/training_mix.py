@@ -20,12 +20,13 @@ import SimpleITK as sitk
 
 from NeonatalSegLib.augmentation.randomisation import RandomisationSettings
 from NeonatalSegLib.datasets.bids import find_subjects
-from NeonatalSegLib.datasets.cache import build_cache, read_labels
+from NeonatalSegLib.datasets.cache import build_cache
 from NeonatalSegLib.evaluation.metrics import dice_per_class, mean_dice_no_background
 from NeonatalSegLib.experiments.robustness.alterations import Alteration, altered, scaled
 from NeonatalSegLib.experiments.robustness.matrix import CONTRASTS
 from NeonatalSegLib.networks.network import NetworkSettings
 from NeonatalSegLib.scans.grid import Grid
+from NeonatalSegLib.scans.labels import read_labels
 from NeonatalSegLib.scans.scan import load_scan
 from NeonatalSegLib.segmentation.segmenter import Segmenter
 from NeonatalSegLib.training.run import TrainingSettings, train
@@ -59,7 +60,7 @@ def evaluate(model: Path, data: Path) -> dict[str, float]:
     scores: dict[str, list[float]] = {name: [] for name in CELLS}
     for subject in (found[name] for name in VALIDATION):
         assert subject.labels is not None
-        scan, labels = load_scan(subject.t1, subject.t2, name=subject.name), read_labels(subject.labels)
+        scan, labels = load_scan(subject.t1, subject.t2, name=subject.name), read_labels(subject.labels).image
         for name, (alteration, contrast) in CELLS.items():
             shown = altered(scan, alteration, seed=0)
             t1, t2 = (getattr(shown, key) if key in CONTRASTS[contrast] else None for key in ("t1", "t2"))

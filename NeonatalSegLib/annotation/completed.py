@@ -10,9 +10,10 @@ import numpy as np
 
 from NeonatalSegLib.annotation.plan import PlannedSlice
 from NeonatalSegLib.annotation.record import NOTE, Record, Saved, mask_of, read_record, with_slices_written
-from NeonatalSegLib.annotation.study import Study, StudyScan, note_of, read_labels, read_study
+from NeonatalSegLib.annotation.study import Study, StudyScan, read_study
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.scans.grid import Grid
+from NeonatalSegLib.scans.labels import note_of, read_labels
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _check_label_map(study: Study, rater: str, record: Record, scan: str) -> Non
     note = note_of(path)
     if note.startswith(NOTE) and note != record.note(scan):
         return  # from before a kill, or just being replaced: the ledger is ahead of it
-    labels = read_labels(path, grid)
+    labels = read_labels(path).on_grid(grid, str(path))
     inside = mask_of(grid, (saved.slice for saved in completed)).astype(bool)
     expected = with_slices_written(np.zeros_like(labels), grid, completed)
     if (labels != expected)[inside].any() and note_of(path) == note:

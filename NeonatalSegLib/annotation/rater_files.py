@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from NeonatalSegLib.annotation.record import NOTE, Record, mask_of, with_slices_written
-from NeonatalSegLib.annotation.study import Study, note_of, stage_labels
+from NeonatalSegLib.annotation.study import Study
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files import atomic
+from NeonatalSegLib.scans.labels import note_of, stage_labels
 
 
 class RaterFiles:

@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from NeonatalSegLib.annotation.plan import Plan, PlannedSlice
-from NeonatalSegLib.annotation.study import FORMAT, Study, check_labels
+from NeonatalSegLib.annotation.study import FORMAT, Study
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files.ledger import read_ledger
 from NeonatalSegLib.scans.grid import Grid, plane
+from NeonatalSegLib.scans.labels import check_labels
 
 STATES = {
     "started": "in progress", "reopened": "in progress", "drafted": "in progress",

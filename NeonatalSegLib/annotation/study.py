@@ -7,9 +7,7 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 
 from NeonatalSegLib import __version__
 from NeonatalSegLib.annotation.plan import Plan, read_plan
@@ -25,10 +22,8 @@ from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files import atomic
 from NeonatalSegLib.files.names import check_name, same_file
 from NeonatalSegLib.files.settings import read_object
-from NeonatalSegLib.scans.grid import Grid
-from NeonatalSegLib.scans.nifti import is_whole
-from NeonatalSegLib.scans.scan import read_image
-from NeonatalSegLib.tissues import NUMBER_OF_CLASSES
+from NeonatalSegLib.scans.labels import check_labels, read_labels, stage_labels
+from NeonatalSegLib.scans.read import read_grid
 
 FORMAT = 1  # of study.json and the ledgers; raised when an older reader would misread them
 CREATING = ".creating"  # there while a study is made: what lies beside it is unfinished and may be removed
@@ -68,7 +63,7 @@ class Study:
     def prefill(self, scan: str) -> np.ndarray:
         """The labels (z, y, x) uint8 from which annotation of a scan starts; zeros where there are none."""
         grid, path = self.plan.grids[scan], self.folder / "prefill" / f"{scan}_dseg.nii.gz"
-        return read_labels(path, grid) if path.exists() else np.zeros(grid.shape, np.uint8)
+        return read_labels(path).on_grid(grid, str(path)) if path.exists() else np.zeros(grid.shape, np.uint8)
 
     def has_prefill(self, scan: str) -> bool:
         return (self.folder / "prefill" / f"{scan}_dseg.nii.gz").exists()
@@ -92,7 +87,7 @@ class Study:
                     f"The scan {scan.name} of this study is missing: there is no {path}. Put it back, or correct its "
                     f"path in {self.folder / 'study.json'}."
                 )
-        self.plan.check_scan(scan.name, grid_of(scan.reference))
+        self.plan.check_scan(scan.name, read_grid(scan.reference))
 
 
 def create_study(
@@ -160,89 +155,6 @@ def read_study(folder: str | Path) -> Study:
     plan = read_plan(folder / "plan.json")
     _check_study(plan, scans, {})
     return Study(folder, plan, scans, facts)
-
-
-def read_labels(path: Path, grid: Grid) -> np.ndarray:
-    """A label map (z, y, x) uint8 that must lie on ``grid``.
-
-    Raises:
-        NeonatalSegError: unreadable, on another grid, or with a label that is not 0-9.
-    """
-    image = read_image(path)
-    if image.GetDimension() != 3 or not Grid.of(image).is_like(grid):
-        raise NeonatalSegError(
-            f"The label map {path} lies on another grid than its scan: expected {' x '.join(map(str, grid.size))} "
-            "voxels at the same place. Put back the original file."
-        )
-    array = sitk.GetArrayFromImage(image)
-    check_labels(array, str(path))
-    return array.astype(np.uint8)
-
-
-def check_labels(array: np.ndarray, what: str) -> None:
-    """Refuse in words labels that are not 0-9."""
-    if array.dtype.kind in "ub" and array.max(initial=0) < NUMBER_OF_CLASSES:  # quick: most are uint8 and good
-        return
-    wrong = array[~np.isin(array, np.arange(NUMBER_OF_CLASSES))]
-    if wrong.size:
-        raise NeonatalSegError(
-            f"{what} holds the unknown label {wrong.flat[0]:g}: expected 0 to {NUMBER_OF_CLASSES - 1}."
-        )
-
-
-def stage_labels(path: Path, array: np.ndarray, grid: Grid, note: str = "") -> Path:
-    """Write uint8 ``array`` (z, y, x) on ``grid`` as gzipped NIfTI beside ``path``, check and sync it.
-
-    Args:
-        note: kept in the header, at most 79 characters; :func:`note_of` gives it back.
-
-    Returns:
-        The temporary file, to be moved by :func:`files.atomic.put`.
-
-    Raises:
-        OSError: it could not be written whole, or not on this grid.
-    """
-
-    def write(part: Path) -> None:
-        image = grid.image(array)
-        image.SetMetaData("ITK_FileNotes", note)
-        try:
-            sitk.WriteImage(image, str(part), useCompression=True, compressionLevel=1)
-        except RuntimeError as error:
-            raise OSError(errno.EIO, str(error).strip().splitlines()[-1]) from error
-        if not is_whole(part):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if not grid_of(part).is_like(grid):
-            raise OSError(errno.EIO, "NIfTI cannot hold this scan's grid")
-
-    return atomic.stage(path, write)
-
-
-def note_of(path: Path) -> str:
-    """The note in a label map's header; empty where there is none or the file cannot be read."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError:
-        return ""
-    return reader.GetMetaData("ITK_FileNotes") if reader.HasMetaDataKey("ITK_FileNotes") else ""
-
-
-def grid_of(path: Path) -> Grid:
-    """The grid of an image file, from its header alone; a DICOM folder is read whole."""
-    if path.is_dir():
-        return Grid.of(read_image(path))
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise NeonatalSegError(f"{path} could not be read as an image.") from error
-    n = reader.GetDimension()
-    direction = np.asarray(reader.GetDirection()).reshape(n, n)[:3, :3]  # a 4D file of one volume counts as 3D
-    x, y, z = (int(s) for s in reader.GetSize()[:3])
-    return Grid((x, y, z), reader.GetSpacing()[:3], reader.GetOrigin()[:3], tuple(direction.ravel().tolist()))
 
 
 def _check_study(plan: Plan, scans: Sequence[StudyScan], prefills: Mapping[str, np.ndarray]) -> None:

@@ -29,6 +29,11 @@ Strict = Annotated[
 ]
 
 
+def warn(text: str) -> None:
+    """Say what is doubtful, apart from what the command prints as its result."""
+    typer.echo(f"Warning: {text}", err=True)
+
+
 def progress_line(stage: str, fraction: float) -> None:
     if sys.stderr.isatty():
         end = "\n" if fraction >= 1 else ""

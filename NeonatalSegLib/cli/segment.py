@@ -19,10 +19,11 @@ from NeonatalSegLib.cli.options import (
     TrustHeaders,
     Uncertainty,
     progress_line,
+    warn,
 )
 from NeonatalSegLib.errors import NeonatalSegError
 
-IMPLAUSIBLE = 5  # exit status
+IMPLAUSIBLE, SOME_FAILED = 5, 3  # exit status
 
 
 def segment(
@@ -128,16 +129,21 @@ def evaluate(
     out: Annotated[Optional[Path], typer.Option(help="TSV, one row per subject and tissue.")] = None,
     surface: Annotated[bool, typer.Option(help="Also HD95 and average surface distance (slower).")] = True,
 ) -> None:
-    """Compare label maps with the truth: the paper's Tables 1 and 2, surface distances and volumes."""
+    """Compare label maps with the truth: the paper's Tables 1 and 2, surface distances and volumes.
+
+    Exit status: 0 all pairs, 3 some could not be measured and are named.
+    """
     from NeonatalSegLib.evaluation.folders import evaluate_folders
 
     evaluation = evaluate_folders(pred, truth, surface=surface, progress=progress_line)
-    for warning in evaluation.warnings:
-        typer.echo(f"Warning: {warning}", err=True)
+    for warning in [*evaluation.warnings, *(f"{who}: left out. {why}" for who, why in evaluation.failed.items())]:
+        warn(warning)
     typer.echo(f"{evaluation.table1()}\n\n{evaluation.table2()}")
     if out:
         evaluation.write_tsv(out)
         typer.echo(f"\nWritten: {out}")
+    if evaluation.failed:
+        raise typer.Exit(SOME_FAILED)
 
 
 def _report(written: dict[str, Path]) -> str:

@@ -199,7 +199,8 @@ def _completed(folders: list[Path], scans: list[StudyScan]) -> tuple[str, ...]:
         NeonatalSegError: no study, one of other scans, or a scan of the same name on another grid.
     """
     from NeonatalSegLib.annotation.record import read_record
-    from NeonatalSegLib.annotation.study import grid_of, read_study
+    from NeonatalSegLib.annotation.study import read_study
+    from NeonatalSegLib.scans.read import read_grid
 
     done: set[str] = set()
     for folder in folders:
@@ -211,7 +212,7 @@ def _completed(folders: list[Path], scans: list[StudyScan]) -> tuple[str, ...]:
                 f"{', '.join(list(study.plan.grids)[:5])}. A scan must have the same name in both."
             )
         for scan in shared:
-            if not study.plan.grids[scan.name].is_like(grid_of(scan.reference)):
+            if not study.plan.grids[scan.name].is_like(read_grid(scan.reference)):
                 raise NeonatalSegError(
                     f"{scan.name} in the study {folder} is another image than {scan.reference}: size or position of "
                     "its voxels differ, so that slice numbers mean other places. Leave out --exclude, or give the "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from NeonatalSegLib.cli.options import warn
 from NeonatalSegLib.errors import NeonatalSegError
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def train(
         found = list(complete.subjects)
         if templates is not None:
             found += find_templates(templates, [int(age) for age in ages.split(",")])
-        subjects = build_cache(found, folder, spacing, phantoms=settings.phantoms, seed=settings.seed)
+        subjects = build_cache(found, folder, spacing, phantoms=settings.phantoms, seed=settings.seed, report=warn)
     if split is not None:
         subjects = _on_the_split(split, subjects)
     typer.echo(f"{len(subjects)} prepared subjects in {folder}")

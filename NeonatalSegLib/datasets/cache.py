@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,6 @@ from NeonatalSegLib.datasets.kinds import NEWBORN, PHANTOM, PHANTOM_PREFIX, kind
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files.atomic import write_file, write_text
 from NeonatalSegLib.files.settings import read_object
-from NeonatalSegLib.tissues import NUMBER_OF_CLASSES
 
 if TYPE_CHECKING:  # it leads to SimpleITK, which a machine that only trains may not have
     from NeonatalSegLib.datasets.bids import Subject
@@ -60,9 +59,18 @@ class CachedSubject:
 
 
 def build_cache(
-    subjects: Sequence[Subject], folder: str | Path, spacing_mm: float, *, phantoms: int = 0, seed: int = 0
+    subjects: Sequence[Subject],
+    folder: str | Path,
+    spacing_mm: float,
+    *,
+    phantoms: int = 0,
+    seed: int = 0,
+    report: Callable[[str], None] | None = None,
 ) -> list[CachedSubject]:
     """Prepare every subject that the cache does not hold as it is now; ``phantoms`` synthetic newborns are added.
+
+    Args:
+        report: is given in words what is doubtful about a scan that is prepared.
 
     Returns:
         These subjects, sorted by name, and not what else the cache holds.
@@ -86,7 +94,7 @@ def build_cache(
         if subject.merged:
             facts["merged"] = [list(group) for group in subject.merged]
         if not _holds(index, subject.name, facts):
-            _add(folder, index, subject.name, facts, *_prepare_subject(subject, spacing_mm))
+            _add(folder, index, subject.name, facts, *_prepare_subject(subject, spacing_mm, report))
     drawn = [f"{PHANTOM_PREFIX}{number:02d}" for number in range(phantoms)]
     for number, name in enumerate(drawn):
         facts = {"kind": PHANTOM, "source": {"seed": seed + number}}
@@ -176,34 +184,22 @@ def _add(
     write_text(folder / "cache.json", json.dumps(index, indent=1))
 
 
-def _prepare_subject(subject: Subject, spacing_mm: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _prepare_subject(
+    subject: Subject, spacing_mm: float, report: Callable[[str], None] | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    from NeonatalSegLib.scans.labels import read_labels
     from NeonatalSegLib.scans.preprocessing import labels_on, prepare
     from NeonatalSegLib.scans.scan import load_scan
 
     if subject.labels is None:
         raise NeonatalSegError(f"{subject.name} has no label map (*_dseg): it cannot be trained on.")
     prepared = prepare(load_scan(subject.t1, subject.t2, name=subject.name), spacing_mm)
-    labels = read_labels(subject.labels)
-    if not prepared.target.is_like(type(prepared.target).of(labels), tolerance_mm=0.1):
-        raise NeonatalSegError(
-            f"The label map {subject.labels} does not lie on the grid of its scan: resample it first."
-        )
+    found = read_labels(subject.labels)
+    labels = prepared.target.image(found.on_grid(prepared.target, str(subject.labels), tolerance_mm=0.1))
+    if report:
+        for warning in (*prepared.warnings, *found.warnings):
+            report(f"{subject.name}: {warning}")
     return prepared.array, labels_on(prepared.grid, labels), prepared.inside
-
-
-def read_labels(path: str | Path):  # type: ignore[no-untyped-def]  # a SimpleITK image; SimpleITK is imported late
-    """A label map as a uint8 SimpleITK image; NeonatalSegError names values that are not 0-9."""
-    import SimpleITK as sitk
-
-    from NeonatalSegLib.scans.scan import read_image
-
-    image = read_image(path)
-    values = np.unique(sitk.GetArrayViewFromImage(image))
-    unknown = [v for v in values.tolist() if v != int(v) or not 0 <= v < NUMBER_OF_CLASSES]
-    if unknown:
-        text = ", ".join(f"{v:g}" for v in unknown[:8])
-        raise NeonatalSegError(f"{path} holds the unknown label values {text}: expected whole numbers 0-9.")
-    return sitk.Cast(image, sitk.sitkUInt8)
 
 
 def prepare_phantom(seed: int, spacing_mm: float) -> tuple[float, np.ndarray, np.ndarray]:

@@ -18,11 +18,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from NeonatalSegLib.datasets.bids import Subject, find_subjects, prefixed, read_table
+from NeonatalSegLib.datasets.ages import WEEKS, age_of_text, prefixed, read_table
+from NeonatalSegLib.datasets.bids import BidsFolder, Subject, read_bids
 from NeonatalSegLib.errors import NeonatalSegError
 
 # What is taken where several match: the first that exists. Bias-corrected ("restore") images first, the uncorrected
@@ -31,8 +32,6 @@ T2_NAMES = ("desc-restore_T2w", "T2w")
 T1_NAMES = ("desc-restore_T1w", "desc-restore_space-T2w_T1w", "space-T2w_T1w", "T1w")
 LABEL_NAMES = ("desc-drawem9_dseg", "desc-drawem9_space-T2w_dseg")
 SUFFIXES = (".nii.gz", ".nii")
-
-WEEKS = (20.0, 60.0)  # an age outside is not a post-menstrual age of a newborn in weeks: days, or years
 
 
 @dataclass(frozen=True)
@@ -45,11 +44,12 @@ class Incomplete:
 
 @dataclass(frozen=True)
 class FoundData:
-    """What a data folder holds: the sessions that can be used, and the others with their reasons."""
+    """What a data folder holds: the sessions that can be used, the others with their reasons, and notes in words."""
 
     root: Path
     subjects: tuple[Subject, ...]
     incomplete: tuple[Incomplete, ...]
+    notes: tuple[str, ...] = ()
 
     def summary(self, limit: int | None = None) -> str:
         """One line of numbers, then one for each of the first ``limit`` (default: all) incomplete sessions."""
@@ -59,7 +59,10 @@ class FoundData:
             kinds = Counter(reason.split(" (")[0] for one in self.incomplete for reason in one.reasons)
             counts = ", ".join(f"{kind}: {count}" for kind, count in kinds.most_common())
             lines[0] += f"; {len(self.incomplete)} incomplete ({counts})"
-        return "\n".join(lines + [f"  {one.name}: {', '.join(one.reasons)}" for one in self.incomplete[:limit]])
+        lines += [f"  {one.name}: {', '.join(one.reasons)}" for one in self.incomplete[:limit]]
+        if limit is not None and len(self.incomplete) > limit:
+            lines.append(f"  and {len(self.incomplete) - limit} more")
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
 
 def find_complete(root: str | Path) -> FoundData:
@@ -71,7 +74,7 @@ def find_complete(root: str | Path) -> FoundData:
     root = Path(root)
     if is_release(root):
         return read_release(root)
-    return _sorted_out(root, find_subjects(root))
+    return _of_bids(root, read_bids(root), complete=True)
 
 
 def find_labelled(root: str | Path) -> FoundData:
@@ -81,30 +84,53 @@ def find_labelled(root: str | Path) -> FoundData:
         NeonatalSegError: as :func:`read_release` and ``bids.find_subjects``, or nothing usable.
     """
     root = Path(root)
-    found = (
-        read_release(root, complete=False)
-        if is_release(root)
-        else _sorted_out(root, find_subjects(root), complete=False)
-    )
+    found = _everyone(root, labels=True)
     usable = tuple(s for s in found.subjects if s.labels is not None)
     others = [*found.incomplete, *(Incomplete(s.name, ("no labels",)) for s in found.subjects if s.labels is None)]
     if not usable:
         raise NeonatalSegError(f"No scan below {root} has a label map (*_dseg): there is nothing to train on.")
-    return FoundData(found.root, usable, tuple(sorted(others, key=lambda one: one.name)))
+    return replace(found, subjects=usable, incomplete=tuple(sorted(others, key=lambda one: one.name)))
 
 
-def find_scans(root: str | Path) -> FoundData:
+def find_scans(root: str | Path, *, run: str = "last") -> FoundData:
     """Subjects with a T1 or a T2, to segment or annotate, in a dHCP release or any other BIDS folder.
 
-    Labels, ages and tables need not be there.
+    Labels, ages and tables need not be there. A release may be part of a larger data set: what it does not hold is
+    looked for in the rest, so that every newborn is found or named with the reason.
+
+    Args:
+        run: as in ``bids.read_bids``.
 
     Raises:
-        NeonatalSegError: as :func:`read_release` and ``bids.find_subjects``, or no image at all.
+        NeonatalSegError: no such folder, or no image at all.
     """
-    root = Path(root)
-    if is_release(root):
-        return read_release(root, complete=False)
-    return _sorted_out(root, find_subjects(root, labels=False), complete=False)
+    return _everyone(Path(root), labels=False, run=run)
+
+
+def _everyone(root: Path, *, labels: bool, run: str = "last") -> FoundData:
+    """Subjects with an image, of the release and of the rest of the folder."""
+    if not is_release(root):
+        return _of_bids(root, read_bids(root, labels=labels, run=run), complete=False)
+    try:
+        rest = read_bids(root, labels=labels, run=run)
+    except NeonatalSegError:
+        rest = BidsFolder()  # all is in the release
+    release = read_release(root, complete=False)
+    known = {s.name for s in release.subjects}
+    if known <= {s.name for s in rest.subjects}:  # a data set of its own, with such a derivative for some
+        return _of_bids(root, rest, complete=False)
+    more = [s for s in rest.subjects if s.name not in known]
+    subjects = tuple(sorted([*release.subjects, *more], key=lambda s: s.name))
+    used = {s.name for s in subjects} | {s.participant for s in subjects}
+    others = {name: Incomplete(name, (why,)) for name, why in rest.left_out.items()}
+    others |= {one.name: one for one in release.incomplete}
+    incomplete = tuple(one for name, one in sorted(others.items()) if name not in used)
+    return FoundData(release.root, subjects, incomplete, tuple(rest.notes))
+
+
+def _of_bids(root: Path, found: BidsFolder, *, complete: bool) -> FoundData:
+    others = [Incomplete(name, (why,)) for name, why in found.left_out.items()]
+    return replace(_sorted_out(root, found.subjects, others, complete=complete), notes=tuple(found.notes))
 
 
 def is_release(root: str | Path) -> bool:
@@ -137,7 +163,7 @@ def read_release(root: str | Path, *, complete: bool = True) -> FoundData:
     pipeline = root / "derivatives" / "dhcp_anat_pipeline"
     folder = pipeline if pipeline.is_dir() else root
     participants = _participants(folder, root, needed=complete)
-    anats = _session_folders(folder)
+    anats = _session_folders(folder, once=complete)
     ages = _ages(folder, needed=complete)
     subjects = []
     for name in sorted(anats.keys() | ages.keys()):
@@ -183,10 +209,12 @@ def _participants(folder: Path, root: Path, *, needed: bool) -> set[str]:
     for place in (folder, root):
         table = place / "participants.tsv"
         if table.is_file():
-            rows = read_table(table)
-            if not any("participant_id" in row for row in rows):
-                raise NeonatalSegError(f"{table} names no newborn: expected a column participant_id.")
-            return {prefixed("sub", row["participant_id"]) for row in rows if "participant_id" in row}
+            try:
+                return _named_in(table)
+            except NeonatalSegError:
+                if needed:
+                    raise
+                return set()
     tables = sorted(folder.glob("*/participants.tsv"))
     if len(tables) == 1:
         return _participants(tables[0].parent, tables[0].parent, needed=needed)
@@ -198,17 +226,36 @@ def _participants(folder: Path, root: Path, *, needed: bool) -> set[str]:
     )
 
 
-def _session_folders(folder: Path) -> dict[str, Path]:
-    """``anat`` folders by ``sub-X_ses-Y``."""
+def _named_in(table: Path) -> set[str]:
+    rows = read_table(table)
+    if not any("participant_id" in row for row in rows):
+        raise NeonatalSegError(f"{table} names no newborn: expected a column participant_id.")
+    return {prefixed("sub", row["participant_id"]) for row in rows if "participant_id" in row}
+
+
+def _session_folders(folder: Path, *, once: bool) -> dict[str, Path]:
+    """``anat`` folders by ``sub-X_ses-Y``; of two for one session the one with more of the release's files.
+
+    Args:
+        once: refuse two instead.
+    """
     found: dict[str, Path] = {}
     for anat in sorted(folder.glob("**/sub-*/ses-*/anat")):
         if not _is_anatomical(anat.relative_to(folder)) or not _first(anat, T1_NAMES + T2_NAMES + LABEL_NAMES):
             continue  # a folder of results, say
         name = f"{anat.parent.parent.name}_{anat.parent.name}"
+        if name in found and not once:
+            found[name] = max(found[name], anat, key=_richness)
+            continue
         if name in found:
             raise NeonatalSegError(f"The session {name} is there twice: {found[name]} and {anat}. Keep one of them.")
         found[name] = anat
     return found
+
+
+def _richness(anat: Path) -> int:
+    """How much of what a session of the release has lies in a folder."""
+    return sum(_first(anat, names) is not None for names in (T1_NAMES, T2_NAMES, T2_NAMES[:1], LABEL_NAMES))
 
 
 def _is_anatomical(path: Path) -> bool:
@@ -235,10 +282,19 @@ def _ages(folder: Path, *, needed: bool) -> dict[str, tuple[float | None, str]]:
     ages: dict[str, tuple[float | None, str]] = {}
     source: dict[str, Path] = {}
     for table in tables:
-        for row in read_table(table):
+        try:
+            rows = read_table(table)
+        except NeonatalSegError:
+            if needed:
+                raise
+            continue  # read_bids tells it
+        for row in rows:
             if "session_id" not in row:
                 continue
             name = f"{table.name.removesuffix('_sessions.tsv')}_{prefixed('ses', row['session_id'])}"
+            if name in ages and not needed:
+                ages[name] = None, f"two rows in {table.name}"
+                continue
             if name in ages:
                 raise NeonatalSegError(
                     f"The session {name} has two rows, in {source[name]} and {table}: keep one of them."
@@ -250,10 +306,9 @@ def _ages(folder: Path, *, needed: bool) -> dict[str, tuple[float | None, str]]:
 def _age(text: str | None, table: str) -> tuple[float | None, str]:
     if text is None:
         return None, f"no scan_age in {table}"
-    try:
-        weeks = float(text)
-    except ValueError:
+    weeks, problem = age_of_text(text, "scan_age")
+    if weeks is not None:
+        return weeks, ""
+    if not problem or "not a number" in problem:
         return None, f"scan_age {text!r} in {table}"
-    if not WEEKS[0] <= weeks <= WEEKS[1]:
-        return None, f"scan_age {text} in {table}: expected {WEEKS[0]:g} to {WEEKS[1]:g} weeks"
-    return weeks, ""
+    return None, f"scan_age {text} in {table}: expected {WEEKS[0]:g} to {WEEKS[1]:g} weeks"

@@ -22,6 +22,8 @@ from NeonatalSegLib.evaluation.metrics import (
 )
 from NeonatalSegLib.evaluation.tables import Evaluation, TissueResult
 from NeonatalSegLib.progress import Progress
+from NeonatalSegLib.scans.grid import Grid
+from NeonatalSegLib.scans.labels import LabelMap, read_labels
 from NeonatalSegLib.tissues import NUMBER_OF_CLASSES, TISSUES, Tissue
 
 EXTENSIONS = (".nii.gz", ".nii", ".nrrd")
@@ -53,38 +55,45 @@ def evaluate_folders(
         progress: called with (what is being done, fraction of the whole 0-1); may raise to stop.
 
     Raises:
-        NeonatalSegError: a folder is missing or holds no label map; no subject is in both; two files claim one
-            subject; a file cannot be read, is not 3D or holds values other than 0-9; two grids differ in size or do
-            not meet in space.
+        NeonatalSegError: a folder is missing or holds no label map; no subject is in both; or no pair could be
+            measured: two files claim one subject, a file cannot be read, is not 3D or holds values other than 0-9, two
+            grids differ in size or do not meet in space.
     """
     pred, truth = Path(pred), Path(truth)
-    found_pred, found_truth = _find_label_maps(pred, truth), _find_label_maps(truth, pred)
+    failed: dict[str, str] = {}
+    found_pred, found_truth = _find_label_maps(pred, truth, failed), _find_label_maps(truth, pred, failed)
     subjects = sorted(found_pred.keys() & found_truth.keys())
-    if not subjects:
+    if not subjects and not failed:
         raise NeonatalSegError(
             f"No subject has a label map both in {pred} ({_some(found_pred)}) and in {truth} ({_some(found_truth)}). "
             "Names must begin with the same sub- and ses- entities, or be the same but for the extension."
         )
-    warnings = [
-        f"{name}: no true label map in {truth}; left out." for name in sorted(found_pred.keys() - found_truth.keys())
-    ]
-    warnings += [
-        f"{name}: no prediction in {pred}; left out." for name in sorted(found_truth.keys() - found_pred.keys())
-    ]
+    only_pred, only_truth = found_pred.keys() - found_truth.keys(), found_truth.keys() - found_pred.keys()
+    warnings = [f"{name}: no true label map in {truth}; left out." for name in sorted(only_pred - failed.keys())]
+    warnings += [f"{name}: no prediction in {pred}; left out." for name in sorted(only_truth - failed.keys())]
     rows: list[TissueResult] = []
     for done, subject in enumerate(subjects):
         if progress is not None:
             progress(f"evaluating {subject}", done / len(subjects))
-        rows += _evaluate_pair(subject, found_pred[subject], found_truth[subject], surface, warnings)
+        try:
+            rows += _evaluate_pair(subject, found_pred[subject], found_truth[subject], surface, warnings)
+        except NeonatalSegError as error:  # one odd pair must not cost the others
+            failed[subject] = str(error)
     if progress is not None:
         progress("evaluated", 1.0)
-    return Evaluation(rows, surface, warnings)
+    if not rows:
+        raise NeonatalSegError("\n".join(failed.values()))
+    return Evaluation(rows, surface, warnings, failed)
 
 
 def _evaluate_pair(
     subject: str, pred_path: Path, truth_path: Path, surface: bool, warnings: list[str]
 ) -> list[TissueResult]:
-    pred, truth = _read_label_map(pred_path), _read_label_map(truth_path)
+    found_pred, found_truth = read_labels(pred_path), read_labels(truth_path)
+    warnings += [f"{subject}: {text}" for text in dict.fromkeys((*found_pred.warnings, *found_truth.warnings))]
+    pred, truth = found_pred.image, found_truth.image
+    if _share_a_position(found_pred, found_truth):
+        pred.CopyInformation(truth)
     # The prediction's own voxels give its volume, whatever resampling may do to their number.
     pred_volumes = _volumes(pred)
     pred, note = _onto_grid(pred, truth, pred_path, truth_path)
@@ -106,12 +115,23 @@ def _evaluate_pair(
     return [row(tissue) for tissue in TISSUES]
 
 
+def _share_a_position(pred: LabelMap, truth: LabelMap) -> bool:
+    """Whether two files whose qform and sform disagree say one position in common: readers choose differently."""
+    if not (pred.other_grids or truth.other_grids):
+        return False
+    positions = (Grid.of(truth.image), *truth.other_grids)
+    return any(pred.lies_on(grid, tolerance_mm=0.1) for grid in positions)
+
+
 def _volumes(label_map: sitk.Image) -> dict[str, float]:
     return volumes_ml(sitk.GetArrayViewFromImage(label_map), float(np.prod(label_map.GetSpacing())))
 
 
-def _find_label_maps(folder: Path, other: Path) -> dict[str, Path]:
-    """The label map of each subject below ``folder``, leaving out ``other`` where that lies within it."""
+def _find_label_maps(folder: Path, other: Path, failed: dict[str, str]) -> dict[str, Path]:
+    """The label map of each subject below ``folder``, leaving out ``other`` where that lies within it.
+
+    A subject that several files claim comes into ``failed`` instead.
+    """
     if not folder.is_dir():
         raise NeonatalSegError(f"{folder} is not a folder. Expected a folder of label maps ({', '.join(EXTENSIONS)}).")
     if folder.resolve() == other.resolve():
@@ -130,7 +150,13 @@ def _find_label_maps(folder: Path, other: Path) -> dict[str, Path]:
     claims: dict[str, list[Path]] = {}
     for path in chosen:
         claims.setdefault(_subject(path), []).append(path)
-    return {subject: _only_one(subject, paths) for subject, paths in claims.items()}
+    found = {}
+    for subject, paths in claims.items():
+        try:
+            found[subject] = _only_one(subject, paths)
+        except NeonatalSegError as error:
+            failed[subject] = str(error)
+    return found
 
 
 def _only_one(subject: str, paths: Sequence[Path]) -> Path:
@@ -160,30 +186,6 @@ def _subject(path: Path) -> str:
     if match:
         return "_".join(entity for entity in match.groups() if entity)
     return _stem(path).removesuffix("_dseg")
-
-
-def _read_label_map(path: Path) -> sitk.Image:
-    """Read a 3D label map with values 0-9 as uint8."""
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise NeonatalSegError(f"Cannot read the label map {path}: {reason}. Expected a NIfTI or NRRD file.") from error
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        raise NeonatalSegError(
-            f"The label map {path} has size {image.GetSize()} and {image.GetNumberOfComponentsPerPixel()} values a "
-            "voxel. Expected a 3D image with one label value per voxel."
-        )
-    array = sitk.GetArrayViewFromImage(image)
-    allowed = np.isin(array, np.arange(NUMBER_OF_CLASSES))
-    if not allowed.all():
-        unknown = np.unique(array[~allowed])
-        values = ", ".join(f"{value:g}" for value in unknown[:10]) + (", ..." if unknown.size > 10 else "")
-        raise NeonatalSegError(
-            f"The label map {path} holds values that are not labels: {values}. Expected whole numbers 0-9 "
-            "(0 background, 1 CSF, ... 9 hippocampus); convert the labels first."
-        )
-    return sitk.Cast(image, sitk.sitkUInt8)
 
 
 def _onto_grid(pred: sitk.Image, truth: sitk.Image, pred_path: Path, truth_path: Path) -> tuple[sitk.Image, str]:

@@ -43,11 +43,13 @@ class Evaluation:
         rows: ten rows per subject, in the order of subjects and of label values.
         surface: whether HD95 and ASSD were computed.
         warnings: sentences for the user: subjects without a partner, predictions that were resampled.
+        failed: why a subject with a partner could not be measured, by subject; the others are.
     """
 
     rows: list[TissueResult]
     surface: bool = True
     warnings: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
 
     @property
     def subjects(self) -> list[str]:

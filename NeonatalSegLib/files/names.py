@@ -83,10 +83,15 @@ def check_path(path: str | Path) -> Path:
     try:
         str(path).encode("utf-8")
     except UnicodeEncodeError as error:
-        shown = str(path).encode("utf-8", "replace").decode()
         raise NeonatalSegError(
-            f"The name of {shown} is not UTF-8, so that image libraries cannot open it: rename that file or folder."
+            f"The name of {shown(path)} is not UTF-8, which image libraries cannot open: rename that file or folder."
         ) from error
     if "\0" in str(path):
         raise NeonatalSegError(f"{str(path)!r} holds a zero byte: no file can have that name.")
     return Path(path)
+
+
+def shown(path: str | Path) -> str:
+    """A path for people: what cannot be written on a screen is a question mark, and no sign moves the cursor."""
+    text = str(path).encode("utf-8", "replace").decode()
+    return "".join(c if c.isprintable() else "?" for c in text)

@@ -8,6 +8,8 @@ so that scalp fat (bright in both) and the rim of the mask do not.
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import SimpleITK as sitk
 
@@ -59,6 +61,22 @@ def swapped_inputs(t1: sitk.Image | None, t2: sitk.Image | None) -> bool:
     if second is not None and t1 is None:
         return second < lowest
     return False
+
+
+def contrast_warnings(t1: sitk.Image | None, t2: sitk.Image | None) -> list[str]:
+    """A warning where T1 and T2 look exchanged, or the only image like the other modality (:func:`swapped_inputs`)."""
+    swapped = False
+    with contextlib.suppress(RuntimeError):  # no head to be seen, which others say
+        swapped = swapped_inputs(t1, t2)
+    if not swapped:
+        return []
+    if t1 is not None and t2 is not None:
+        text = "T1 and T2 look exchanged: in a newborn's T2 the fluid is the brightest. Exchange the two and run again"
+    else:
+        given, other = ("T1", "T2") if t1 is not None else ("T2", "T1")
+        brightest = "brightest" if given == "T1" else "darkest"
+        text = f"The {given} looks like a {other}: its fluid is the {brightest}. Give it as {other}"
+    return [f"{text} if that is so."]
 
 
 def _shrunk(image: sitk.Image) -> sitk.Image:

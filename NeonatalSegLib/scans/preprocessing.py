@@ -27,6 +27,8 @@ MAX_GRID_VOXELS = 40_000_000
 # Agreement of T1 and T2 (see registration.agreement): pairs of one newborn and pairs of two are told apart here;
 # benchmarks/registration_quality.py prints the figures behind the number.
 MIN_AGREEMENT = 0.40
+MIN_COVERAGE = 0.8  # of the head in T2 that T1 shows: below it the rest is left out of the comparison, and told
+HEAD_ML = (60.0, 6000.0)  # brain alone of the smallest newborn; beyond any head with neck
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def prepare(scan: Scan, spacing_mm: float = 0.8, *, trust_headers: bool = False,
     """
     images = {key: image for key in MODALITIES if (image := getattr(scan, key)) is not None}
     mask = foreground(scan.reference)
-    warnings = list(scan.warnings)
+    warnings = [*scan.warnings, *head_size_warning(mask)]
     transforms = dict.fromkeys(images, sitk.Transform())
     quality = None
     if len(images) == 2:
@@ -91,7 +93,8 @@ def align(scan: Scan, mask: sitk.Image, trust_headers: bool) -> tuple[sitk.Trans
     """
     t1, t2 = scan.t1, scan.t2
     assert t1 is not None and t2 is not None
-    transform, warnings = sitk.Transform(), []
+    transform = sitk.Transform()
+    mask, warnings = _where_both_show(t1, mask)
     quality = agreement(t2, t1, transform, mask)
     same_grid = Grid.of(t1).is_like(Grid.of(t2))
     if not trust_headers and (not same_grid or quality < MIN_AGREEMENT):
@@ -107,6 +110,38 @@ def align(scan: Scan, mask: sitk.Image, trust_headers: bool) -> tuple[sitk.Trans
             "different newborns or badly aligned. Check them, or segment with one of them alone."
         )
     return transform, quality, warnings
+
+
+def _where_both_show(t1: sitk.Image, mask: sitk.Image) -> tuple[sitk.Image, list[str]]:
+    """The head's mask on the T2's grid, without what T1 does not show where that is much, and a warning then.
+
+    A T1 that covers half of the head would else look like another newborn's.
+    """
+    low = float(sitk.GetArrayViewFromImage(t1).min())
+    shown = sitk.Resample(sitk.Cast(t1 > low, sitk.sitkUInt8), mask, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+    both = mask * shown
+    head = np.count_nonzero(sitk.GetArrayViewFromImage(mask))
+    share = np.count_nonzero(sitk.GetArrayViewFromImage(both)) / head
+    if share >= MIN_COVERAGE:
+        return mask, []
+    text = (
+        f"T1 shows only {100 * share:.0f} % of the head that T2 shows: its field of view is smaller or elsewhere, "
+        "or it is masked or partly empty. The rest was segmented with what T2 tells."
+    )
+    return (both if share > 0.1 else mask), [text]
+
+
+def head_size_warning(mask: sitk.Image) -> list[str]:
+    """A warning where what was taken for the head is smaller than a brain or larger than any head."""
+    volume_ml = np.count_nonzero(sitk.GetArrayViewFromImage(mask)) * Grid.of(mask).voxel_volume_mm3 / 1000
+    if HEAD_ML[0] <= volume_ml <= HEAD_ML[1]:
+        return []
+    size = "smaller than a newborn's brain" if volume_ml < HEAD_ML[0] else "larger than any head"
+    text = (
+        f"What stands out of the background measures {volume_ml:.0f} mL, {size}: noise, or a wrong voxel spacing. Look "
+        "at the segmentation before using it."
+    )
+    return [text]
 
 
 def foreground(image: sitk.Image) -> sitk.Image:

@@ -9,7 +9,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,15 @@ import SimpleITK as sitk
 
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files.names import check_name, safe_name
-from NeonatalSegLib.scans.nifti import broken_voxels
+from NeonatalSegLib.scans.contrast import contrast_warnings
+from NeonatalSegLib.scans.placement import Forms
+from NeonatalSegLib.scans.read import IMAGE_SUFFIXES, read_image
 
-FORMATS = "NIfTI (.nii, .nii.gz), NRRD (.nrrd, .nhdr), MetaImage (.mha, .mhd) or a folder with one DICOM series"
-IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 SPACING_RANGE_MM = (0.1, 12.0)
 MIN_EXTENT_MM = 20.0
-MAX_BROKEN_SHARE = 0.01  # of voxels that are NaN or infinite: fewer are cleaned, more are refused
+MAX_BROKEN_SHARE = 0.01  # of voxels in the head that are NaN or infinite: fewer are cleaned, more are refused
+# A spike lies beyond the outer 0.1 % of the values by more than this many times what lies between them.
+SPIKE_RANGES = 2.0
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Scan:
         age_weeks: post-menstrual age at scan, or None where unknown.
         warnings: what was mended or looked odd when the scan came in.
         sources: modality ("t1", "t2") to the path or node that it came from.
+        forms: both positions in the reference image's NIfTI header, for what is written on its grid; else None.
     """
 
     t1: sitk.Image | None
@@ -44,6 +47,7 @@ class Scan:
     age_weeks: float | None = None
     warnings: tuple[str, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
+    forms: Forms | None = None
 
     @property
     def reference(self) -> sitk.Image:
@@ -59,8 +63,12 @@ def load_scan(
     *,
     name: str | None = None,
     age_weeks: float | None = None,
+    orientation: str | None = None,
 ) -> Scan:
     """Read a newborn's T1, T2 or both from files or DICOM folders.
+
+    Args:
+        orientation: such as "RAS", for files that do not say (``placement.check_orientation``).
 
     Raises:
         NeonatalSegError: neither is given, a file is missing or unreadable, an image is not a usable 3D scan, or the
@@ -70,9 +78,17 @@ def load_scan(
     if name is None:
         name = scan_name(next(iter(reversed(paths.values())))) if paths else "scan"
     check_name(name, "scan")
-    images = {key: read_image(path) for key, path in paths.items()}
-    sources = {key: str(path) for key, path in paths.items()}
-    return make_scan(images.get("t1"), images.get("t2"), name=name, age_weeks=age_weeks, sources=sources)
+    files = {key: read_image(path, orientation) for key, path in paths.items()}
+    images = {key: file.image for key, file in files.items()}
+    scan = make_scan(
+        images.get("t1"),
+        images.get("t2"),
+        name=name,
+        age_weeks=age_weeks,
+        sources={key: str(path) for key, path in paths.items()},
+    )
+    found = tuple(warning for file in files.values() for warning in file.warnings)
+    return replace(scan, warnings=found + scan.warnings, forms=files["t2" if "t2" in files else "t1"].forms)
 
 
 def make_scan(
@@ -103,6 +119,7 @@ def make_scan(
             continue
         checked[key], found = check_image(image, f"{key.upper()} ({sources[key]})" if key in sources else key.upper())
         warnings += found
+    warnings += contrast_warnings(checked["t1"], checked["t2"])
     return Scan(checked["t1"], checked["t2"], name, age_weeks, tuple(warnings), sources)
 
 
@@ -123,38 +140,11 @@ def scan_name(path: Path) -> str:
     return safe_name(name)
 
 
-def read_image(path: str | Path) -> sitk.Image:
-    """Read one image as it is stored, or one DICOM series from a folder.
-
-    Raises:
-        NeonatalSegError: the path is missing, not an image, truncated, or holds no or several DICOM series.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise NeonatalSegError(f"There is no file or folder at {path}: check the path.")
-    if path.is_dir():
-        return _read_dicom(path)
-    if path.stat().st_size == 0:
-        raise NeonatalSegError(f"{path} is empty: expected {FORMATS}. Copy the file again.")
-    broken = broken_voxels(path) if path.name.lower().endswith((".nii", ".nii.gz")) else None
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise NeonatalSegError(f"{path} could not be read as an image: expected {FORMATS}.") from error
-    if broken is not None:
-        array = sitk.GetArrayFromImage(image)
-        array.reshape(-1)[broken] = np.nan
-        marked = sitk.GetImageFromArray(array)
-        marked.CopyInformation(image)
-        return marked
-    return image
-
-
 def check_image(image: sitk.Image, what: str) -> tuple[sitk.Image, list[str]]:
     """Return ``image`` as a finite 3D float32 image, and what had to be mended.
 
     Raises:
-        NeonatalSegError: not 3D or not scalar; spacing or extent absurd; constant; more than 1 % NaN or infinite.
+        NeonatalSegError: not 3D or not scalar; spacing or extent absurd; constant; more than 1 % of the head broken.
     """
     size = [s for s in image.GetSize()]
     if image.GetDimension() == 4 and size[3] == 1:
@@ -165,23 +155,66 @@ def check_image(image: sitk.Image, what: str) -> tuple[sitk.Image, list[str]]:
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise NeonatalSegError(f"{what} has several values per voxel (a colour or vector image): expected a grey scan.")
     _check_spacing(image, what)
-    array = sitk.GetArrayFromImage(image).astype(np.float32, copy=False)
-    finite = np.isfinite(array)
-    warnings: list[str] = []
-    broken = array.size - int(np.count_nonzero(finite))
-    if broken > MAX_BROKEN_SHARE * array.size:
-        share = 100 * broken / array.size
-        raise NeonatalSegError(
-            f"{what}: {share:.1f} % of the voxels are NaN or infinite; at most 1 % can be cleaned. Export it again."
-        )
-    if broken:
-        array = np.where(finite, array, 0.0).astype(np.float32)
-        warnings.append(f"{what}: {broken} voxels were NaN or infinite and were set to 0.")
+    with np.errstate(over="ignore"):
+        array = sitk.GetArrayFromImage(image).astype(np.float32, copy=False)
+    array, warnings = _without_broken(array, what)
     if array.min() == array.max():
         raise NeonatalSegError(f"{what} holds one value only ({array.min():g}) in every voxel: there is no scan in it.")
+    warnings += _clip_spikes(array, what)
     out = sitk.GetImageFromArray(array)
     out.CopyInformation(image)
     return out, warnings
+
+
+def _without_broken(array: np.ndarray, what: str) -> tuple[np.ndarray, list[str]]:
+    """The array with what is NaN or infinite made as dark as the darkest voxel, and warnings.
+
+    What hangs together with the edge of the image is taken for what lies outside a masked head.
+    """
+    broken = ~np.isfinite(array)
+    count = int(np.count_nonzero(broken))
+    if count == 0:
+        return array, []
+    if count == array.size:
+        raise NeonatalSegError(f"{what}: all voxels are NaN or infinite: there is no scan in it. Export it again.")
+    outside = _touching_the_edge(broken) if count > MAX_BROKEN_SHARE * array.size else np.zeros_like(broken)
+    inside = count - int(np.count_nonzero(outside))
+    rest = array.size - count + inside
+    if inside > MAX_BROKEN_SHARE * rest:
+        raise NeonatalSegError(
+            f"{what}: {100 * inside / rest:.1f} % of the voxels of the head are NaN or infinite; at most 1 % can be "
+            "cleaned. Export it again."
+        )
+    warnings = []
+    if count > inside:
+        share = 100 * (count - inside) / array.size
+        warnings.append(f"{what}: {share:.0f} % of the voxels, around the rest, are NaN: taken for background.")
+    if inside:
+        warnings.append(f"{what}: {inside} voxels were NaN or infinite and were made dark.")
+    return np.where(broken, array[~broken].min(), array).astype(np.float32), warnings
+
+
+def _touching_the_edge(mask: np.ndarray) -> np.ndarray:
+    """The parts of a mask that reach one of the six faces of the array."""
+    parts = sitk.GetArrayFromImage(sitk.ConnectedComponent(sitk.GetImageFromArray(mask.astype(np.uint8))))
+    faces = [np.unique(np.take(parts, end, axis)) for axis in range(3) for end in (0, -1)]
+    return mask & np.isin(parts, np.unique(np.concatenate(faces)))
+
+
+def _clip_spikes(array: np.ndarray, what: str) -> list[str]:
+    """Clip in place the few voxels far beyond all others, which would set every histogram; a warning where any."""
+    values = array.ravel()[:: max(1, array.size // 1_000_000)]
+    values = values[values > array.min()]
+    if values.size < 1000:
+        return []
+    low, high = (float(v) for v in np.percentile(values, (0.1, 99.9)))
+    reach = SPIKE_RANGES * (high - low)
+    least, most = min(low - reach, 0.0), high + reach
+    spikes = int(np.count_nonzero((array > most) | (array < least)))
+    if spikes == 0 or reach <= 0:
+        return []
+    np.clip(array, least, most, out=array)
+    return [f"{what}: {spikes} voxels lie far outside the values of all others (spikes) and were clipped."]
 
 
 def _check_spacing(image: sitk.Image, what: str) -> None:
@@ -198,18 +231,3 @@ def _check_spacing(image: sitk.Image, what: str) -> None:
             f"{what} covers {' x '.join(f'{e:.0f}' for e in extent)} mm: too thin to hold a newborn's brain "
             f"(expected at least {MIN_EXTENT_MM:.0f} mm along every axis). Check spacing and field of view."
         )
-
-
-def _read_dicom(folder: Path) -> sitk.Image:
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if not series:
-        raise NeonatalSegError(f"The folder {folder} holds no DICOM series: expected {FORMATS}.")
-    if len(series) > 1:
-        raise NeonatalSegError(
-            f"The folder {folder} holds {len(series)} DICOM series: expected one. Put each series in its own folder."
-        )
-    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
-    try:
-        return sitk.ReadImage(files)
-    except RuntimeError as error:
-        raise NeonatalSegError(f"The DICOM series in {folder} could not be read: {error}") from error

@@ -7,7 +7,6 @@ For a scan named ``sub-01``: ``sub-01_dseg.nii.gz`` (uint8, 0-9), ``sub-01_volum
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import platform
@@ -17,16 +16,14 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import SimpleITK as sitk
-
 from NeonatalSegLib import __version__
 from NeonatalSegLib.errors import NeonatalSegError, reason_of
 from NeonatalSegLib.evaluation.metrics import volumes_table
 from NeonatalSegLib.files.atomic import try_folder
 from NeonatalSegLib.files.names import check_name
 from NeonatalSegLib.progress import Progress
-from NeonatalSegLib.scans.nifti import is_whole
 from NeonatalSegLib.scans.scan import Scan
+from NeonatalSegLib.scans.write import write_image
 from NeonatalSegLib.segmentation.report import write_report
 from NeonatalSegLib.segmentation.segmenter import Segmentation, Segmenter, SegmentOptions
 from NeonatalSegLib.tissues import TISSUES
@@ -79,7 +76,7 @@ def write_outputs(
     started = time.perf_counter()
     staging = Path(tempfile.mkdtemp(prefix=".neonatalseg-", dir=folder))
     try:
-        files = _write_images(segmentation, staging, name)
+        files = _write_images(segmentation, scan, staging, name)
         files["volumes"] = staging / f"{name}_volumes.tsv"
         files["volumes"].write_text(volumes_table(segmentation.volumes_ml), encoding="utf-8")
         if picture:
@@ -103,7 +100,7 @@ def write_outputs(
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _write_images(segmentation: Segmentation, staging: Path, name: str) -> dict[str, Path]:
+def _write_images(segmentation: Segmentation, scan: Scan, staging: Path, name: str) -> dict[str, Path]:
     files = {}
     for kind, suffix, image in (
         ("dseg", "dseg", segmentation.label_map),
@@ -112,9 +109,7 @@ def _write_images(segmentation: Segmentation, staging: Path, name: str) -> dict[
     ):
         if image is not None:
             files[kind] = staging / f"{name}_{suffix}.nii.gz"
-            sitk.WriteImage(image, str(files[kind]), useCompression=True, compressionLevel=4)
-            if not is_whole(files[kind]):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            write_image(image, files[kind], forms=scan.forms)
     return files
 
 

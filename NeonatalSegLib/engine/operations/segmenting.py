@@ -93,20 +93,17 @@ def _write(image: sitk.Image | None, path: Path) -> str | None:
     """Write uncompressed, and look whether all of it arrived: ITK does not always report a full disk."""
     if image is None:
         return None
-    import SimpleITK as sitk
+    from NeonatalSegLib.scans.write import write_image
 
-    needed = image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel() * image.GetSizeOfPixelComponent()
-    cause = None
     try:
-        sitk.WriteImage(image, str(path), useCompression=False)
-    except RuntimeError as error:
-        cause = error
-    if cause is not None or path.stat().st_size < needed:
+        write_image(image, path, level=0)
+    except OSError as error:
+        needed = image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel() * image.GetSizeOfPixelComponent()
         raise NeonatalSegError(
             f"The result could not be written to the temporary folder {path.parent}: it needs {needed / 1e6:.1f} MB, "
             "and the disk is full or does not allow a file of that size. Free some space, or set the environment "
             "variable TMPDIR (on Windows TEMP) to a folder on another disk, and run this again."
-        ) from cause
+        ) from error
     return str(path)
 
 

@@ -12,12 +12,12 @@ import numpy as np
 import SimpleITK as sitk
 
 from NeonatalSegLib.datasets.bids import Subject, find_subjects
-from NeonatalSegLib.datasets.cache import read_labels
 from NeonatalSegLib.datasets.templates import find_templates
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files.atomic import write_file, write_text
 from NeonatalSegLib.files.settings import read_object
 from NeonatalSegLib.scans.grid import Grid
+from NeonatalSegLib.scans.labels import read_labels
 from NeonatalSegLib.scans.preprocessing import foreground, labels_on, prepare
 from NeonatalSegLib.scans.scan import Scan, load_scan, make_scan
 from NeonatalSegLib.segmentation.segmenter import Segmenter, entropy
@@ -68,7 +68,7 @@ def read_labelled(folder: Path, names: Sequence[str]) -> list[tuple[Scan, sitk.I
 def _read(subject: Subject) -> tuple[Scan, sitk.Image]:
     assert subject.labels is not None
     scan = load_scan(subject.t1, subject.t2, name=subject.name, age_weeks=subject.age_weeks)
-    return scan, read_labels(subject.labels)
+    return scan, read_labels(subject.labels).image
 
 
 def with_changed_contrast(scan: Scan, seed: int) -> Scan:

@@ -141,7 +141,8 @@ def held_out(data: Path, subjects: Sequence[str], model: Model) -> list[Source]:
         NeonatalSegError: the model was trained or chosen on one of them, or one is missing, has no labels, or lacks
             a modality.
     """
-    from NeonatalSegLib.datasets.bids import find_subjects, prefixed
+    from NeonatalSegLib.datasets.ages import prefixed
+    from NeonatalSegLib.datasets.bids import find_subjects
 
     known = {s.name: s for s in find_subjects(data)}
     names = [prefixed("sub", n) for n in subjects] or list(model.facts.test_subjects)
@@ -247,11 +248,11 @@ def evaluate(job: dict[str, Any], folder: Path, *, sources: Mapping[str, Source]
 @lru_cache(maxsize=1)
 def _altered(source: Source, alteration: Alteration, seed: int) -> tuple[Scan, sitk.Image]:
     """The altered scan with both modalities, and its truth: the three choices of a cell follow each other."""
-    from NeonatalSegLib.datasets.cache import read_labels
+    from NeonatalSegLib.scans.labels import read_labels
     from NeonatalSegLib.scans.scan import load_scan
 
     scan = load_scan(source.t1, source.t2, name=source.name, age_weeks=source.age_weeks)
-    return altered(scan, alteration, seed), scaled(read_labels(source.labels), float(alteration.scale))
+    return altered(scan, alteration, seed), scaled(read_labels(source.labels).image, float(alteration.scale))
 
 
 @lru_cache(maxsize=1)

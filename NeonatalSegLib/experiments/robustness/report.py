@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from NeonatalSegLib.datasets.bids import read_table
+from NeonatalSegLib.datasets.ages import read_table
 from NeonatalSegLib.datasets.kinds import TEMPLATE, kind_by_name
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.experiments.robustness import alterations as a

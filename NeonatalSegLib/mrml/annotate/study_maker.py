@@ -14,12 +14,13 @@ import SimpleITK as sitk
 from NeonatalSegLib.annotation.plan import BudgetSettings
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.mrml.annotate.study_volumes import remember_file
-from NeonatalSegLib.mrml.scene.volumes import image_from_volume
+from NeonatalSegLib.mrml.scene.volumes import file_warnings, image_from_volume
 from NeonatalSegLib.mrml.segment.runner import check_inputs
 from NeonatalSegLib.mrml.shared.compute import Engine
 from NeonatalSegLib.mrml.shared.engine_task import EngineTask
 from NeonatalSegLib.panel.signals import Signal
 from NeonatalSegLib.scans.scan import scan_name
+from NeonatalSegLib.scans.write import write_image
 
 
 @dataclass
@@ -130,7 +131,8 @@ class StudyMaker:
         assert making is not None
         for key, node in making.nodes.items():
             remember_file(node, making.files[key])
-        self.finished.emit(fields)
+        told = [text for node in making.nodes.values() for text in file_warnings(node)]
+        self.finished.emit({**fields, "warnings": [*told, *fields.get("warnings", [])]})
 
     def _end(self, making: _Making, signal: Signal, *arguments: str) -> None:
         self._making = None
@@ -153,7 +155,7 @@ def _write(making: _Making, images: Mapping[str, sitk.Image]) -> None:
         for key, image in images.items():
             if making.cancelled:
                 break
-            sitk.WriteImage(image, str(making.files[key]), useCompression=True)
+            write_image(image, making.files[key])
             if not making.files[key].is_file():
                 raise OSError(f"{making.files[key]} is not there after writing")
     except Exception as error:  # told on the thread that polls

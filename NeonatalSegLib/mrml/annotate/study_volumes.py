@@ -12,7 +12,8 @@ from NeonatalSegLib.annotation.plan import Plan
 from NeonatalSegLib.annotation.session import StudyScan
 from NeonatalSegLib.mrml.scene.volumes import RAS_TO_LPS, volume_from_image, world_affine
 from NeonatalSegLib.scans.grid import Grid
-from NeonatalSegLib.scans.scan import check_image, read_image
+from NeonatalSegLib.scans.read import read_image
+from NeonatalSegLib.scans.scan import check_image
 
 FILE_ATTRIBUTE = "NeonatalSeg.file"
 TOLERANCE_MM = 0.01
@@ -31,7 +32,7 @@ def scan_volumes(scan: StudyScan, plan: Plan, scene: Any) -> dict[str, Any]:
         is_reference = path == scan.reference
         node = _found(path, scene)
         if node is None or (is_reference and not lies_on(node, plan.grids[scan.name])):
-            image, _ = check_image(read_image(path), str(path))
+            image, _ = check_image(read_image(path).image, str(path))
             if is_reference:
                 plan.check_scan(scan.name, Grid.of(image))
             node = volume_from_image(right_handed(image), f"{scan.name}_{key.upper()}w", scene)

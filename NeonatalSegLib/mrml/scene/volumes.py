@@ -6,6 +6,7 @@ flips the voxels. A linear parent transform is composed into the affine of the i
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.scans.read import header_warnings
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SHEAR_TOLERANCE = 1e-3
@@ -82,6 +84,18 @@ def check_volume(node: Any) -> None:
         size = " x ".join(str(length) for length in data.GetDimensions())
         raise NeonatalSegError(f"{name} is a single slice ({size} voxels); a three-dimensional scan was expected.")
     _check_straight(name, world_affine(node)[:3, :3])
+
+
+def file_warnings(node: Any) -> list[str]:
+    """What is doubtful about the position in the file that a volume was loaded from: whoever read it may have guessed.
+
+    Nothing where it came from elsewhere (DICOM, another module) or where the file is gone.
+    """
+    storage = node.GetStorageNode()
+    name = storage.GetFileName() if storage is not None else None
+    if not name or not Path(name).is_file():
+        return []
+    return [f"{node.GetName()}: {text}" for text in header_warnings(name)]
 
 
 def world_affine(node: Any) -> np.ndarray:

@@ -6,7 +6,6 @@ VTK wants that; writing them to files and looking at their contrast happens on a
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import threading
 import time
@@ -21,16 +20,12 @@ import slicer
 
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.mrml.scene.scene_result import place_result
-from NeonatalSegLib.mrml.scene.volumes import check_volume, image_from_volume, parent_to_world
+from NeonatalSegLib.mrml.scene.volumes import check_volume, file_warnings, image_from_volume, parent_to_world
 from NeonatalSegLib.mrml.shared.compute import Engine, EngineRequest, Turn, start_engine
 from NeonatalSegLib.mrml.shared.engine_task import EngineTask
 from NeonatalSegLib.panel.signals import Signal
-from NeonatalSegLib.scans.contrast import swapped_inputs
+from NeonatalSegLib.scans.write import write_image
 
-SWAPPED = (
-    "T1 and T2 look swapped: in a newborn's T2 the fluid is the brightest. Exchange the two inputs and segment again "
-    "if that is so."
-)
 CANCELLED = "Cancelled. The scene is as it was before."
 
 
@@ -45,7 +40,7 @@ class _Run:
     thread: threading.Thread | None = None
     written: threading.Event = field(default_factory=threading.Event)
     files: dict[str, Path] = field(default_factory=dict)
-    swapped: bool = False
+    warnings: list[str] = field(default_factory=list)
     failure: BaseException | None = None
     task: EngineTask | None = None
     cancelled: bool = False
@@ -139,6 +134,7 @@ class SegmentationLogic:
             )
 
         run = _Run(nodes, folder, np.linalg.inv(parent_to_world(reference)), ask)
+        run.warnings = [text for node in nodes.values() for text in file_warnings(node)]
         run.thread = threading.Thread(target=_write_inputs, args=(run, images), name="inputs", daemon=True)
         self._run = run
         run.thread.start()
@@ -252,7 +248,7 @@ class SegmentationLogic:
                 run.world_to_reference,
                 started=run.started,
                 times_s=run.times_s,
-                warnings=[SWAPPED] if run.swapped else [],
+                warnings=run.warnings,
             )
         except (OSError, RuntimeError, NeonatalSegError) as error:
             self.failed.emit(f"The result could not be brought into the scene ({error}). Segment again.")
@@ -279,21 +275,15 @@ def check_inputs(t1: Any, t2: Any) -> None:
 
 
 def _write_inputs(run: _Run, images: Mapping[str, sitk.Image]) -> None:
-    """On a thread: the images as uncompressed NRRD files; then, while the computing begins, do they look swapped?"""
+    """On a thread: the images as uncompressed NRRD files."""
     try:
         for key, image in images.items():
             run.files[key] = run.folder / f"{key}.nrrd"
-            sitk.WriteImage(image, str(run.files[key]), useCompression=False)
-            needed = image.GetNumberOfPixels() * image.GetSizeOfPixelComponent()
-            if (size := run.files[key].stat().st_size) < needed:  # ITK does not always report a full disk
-                raise OSError(f"only {size} of {needed} bytes arrived")
+            write_image(image, run.files[key], level=0)
     except Exception as error:  # told on the thread that polls
         run.failure = error
     finally:
         run.written.set()
-    if run.failure is None and not run.cancelled:
-        with contextlib.suppress(RuntimeError):  # no head to be seen: the network's business
-            run.swapped = swapped_inputs(images.get("t1"), images.get("t2"))
 
 
 def _join(run: _Run) -> None:

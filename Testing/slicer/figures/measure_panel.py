@@ -36,11 +36,11 @@ def main() -> None:
 
     from NeonatalSegLib.mrml.scene.volumes import volume_from_image
     from NeonatalSegLib.panel.segment_view import view_of
-    from NeonatalSegLib.scans.scan import read_image
+    from NeonatalSegLib.scans.read import read_image
 
     for name, path in (("T1", given.t1), ("T2", given.t2)):
         if path:
-            volume_from_image(read_image(path), name, scene)
+            volume_from_image(read_image(path).image, name, scene)
     widget = slicer_qt.make_widget()
     panel, ticks = widget.controller.panel, [time.perf_counter()]
     timer = qt.QTimer()
