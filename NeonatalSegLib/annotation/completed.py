@@ -24,6 +24,8 @@ class AnnotatedScan:
         labels: (z, y, x) uint8 on ``grid``; meaningful in ``slices`` alone, 0 elsewhere.
         slices: the completed ones, in the order of the plan.
         raters: whose slices these are.
+
+    Example: docs/api.md, which a test runs.
     """
 
     name: str
@@ -52,6 +54,8 @@ def read_annotations(folder: str | Path, raters: Sequence[str] | None = None) ->
     Raises:
         NeonatalSegError: no study, no such rater, no slice complete, an image missing or on another grid than the
             plan's, a damaged ledger, an unknown label, or a label map that another program moved or changed.
+
+    Example: docs/api.md, which a test runs.
     """
     study = read_study(folder)
     there = study.raters()

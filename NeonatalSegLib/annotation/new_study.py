@@ -83,6 +83,8 @@ def start_study(
     Raises:
         NeonatalSegError: a folder that is in use, two scans of one name, an unusable scan, or an impossible budget.
         Cancelled: whatever ``progress`` raises goes through; nothing is left behind.
+
+    Example: docs/api.md, which a test runs.
     """
     folder = Path(folder)
     check_folder(folder)

@@ -90,6 +90,8 @@ class AnnotationSession:
 
     Attributes:
         warnings: in words, what was put right on opening or could not be brought up to date.
+
+    Example: docs/api.md, which a test runs.
     """
 
     @classmethod

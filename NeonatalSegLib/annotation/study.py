@@ -32,7 +32,12 @@ MAY_BE_THERE = {"scans", ".DS_Store", "Thumbs.db", "desktop.ini"}
 
 @dataclass(frozen=True)
 class StudyScan:
-    """One scan of a study: files (or DICOM folders) of T1, T2 or both, and the post-menstrual age where known."""
+    """One scan of a study: files (or DICOM folders) of T1, T2 or both, and the post-menstrual age where known.
+
+    Example:
+        >>> StudyScan("sub-01", None, Path("sub-01_T2w.nii.gz"), 40.0).reference.name
+        'sub-01_T2w.nii.gz'
+    """
 
     name: str
     t1: Path | None

@@ -78,6 +78,8 @@ def build_cache(
     Raises:
         NeonatalSegError: the folder holds a cache of another spacing, a subject has no labels, its labels lie on
             another grid, or a label value is unknown; file and values are named.
+
+    Example: docs/api.md, which a test runs.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

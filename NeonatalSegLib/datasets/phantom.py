@@ -39,6 +39,10 @@ class Phantom:
         labels: uint8 image on the same grid, values as in ``NeonatalSegLib.tissues``.
         age_weeks: post-menstrual age that was drawn.
         name: short identifier made of age and seed.
+
+    Example:
+        >>> newborn.scan.age_weeks
+        40.0
     """
 
     t1: sitk.Image
@@ -116,6 +120,8 @@ def write_newborn(folder: Path, **kwargs: object) -> dict[str, Path]:
 
     Returns:
         Paths under the keys ``"t1"``, ``"t2"`` and ``"labels"``.
+
+    Example: docs/api.md, which a test runs.
     """
     phantom = draw_newborn(**kwargs)  # type: ignore[arg-type]
     folder = Path(folder)

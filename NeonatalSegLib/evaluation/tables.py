@@ -44,6 +44,8 @@ class Evaluation:
         surface: whether HD95 and ASSD were computed.
         warnings: sentences for the user: subjects without a partner, predictions that were resampled.
         failed: why a subject with a partner could not be measured, by subject; the others are.
+
+    Example: docs/api.md, which a test runs.
     """
 
     rows: list[TissueResult]

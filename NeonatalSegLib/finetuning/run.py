@@ -108,6 +108,8 @@ def finetune(
 
     Raises:
         NeonatalSegError: nothing annotated, a scan that cannot be read, one class only, too little memory.
+
+    Example: docs/api.md, which a test runs.
     """
     from NeonatalSegLib.finetuning.loop import run_finetuning
     from NeonatalSegLib.segmentation.segmenter import choose_device, device_text

@@ -39,6 +39,11 @@ class Model:
         metadata: ``configs/metadata.json`` as it is.
         network: how its network is built.
         facts: what the metadata say of its training, its figures and its origin.
+
+    Example:
+        >>> from NeonatalSegLib import find_model
+        >>> find_model("neonatal-v2").facts.lineage is None
+        True
     """
 
     name: str

@@ -48,6 +48,8 @@ def segment_to_folder(
 
     Raises:
         NeonatalSegError: no head in the scan, or the folder cannot be written; nothing is left behind.
+
+    Example: docs/api.md, which a test runs.
     """
     check_writable(folder)
     segmentation = segmenter.segment(scan, options, progress)
@@ -70,6 +72,8 @@ def write_outputs(
 
     Returns:
         Paths by kind: "dseg", "volumes", "sidecar", "report", and "picture", "probabilities", "uncertainty" where made.
+
+    Example: docs/api.md, which a test runs.
     """
     folder, name = Path(folder), check_name(name or scan.name, "scan")
     check_writable(folder)
