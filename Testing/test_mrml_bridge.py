@@ -240,7 +240,7 @@ class SegmentationTest(unittest.TestCase):
         scene_labels.CopyInformation(self.label_map)
         counted = metrics.volumes_ml(self.kept, float(np.prod(scene_labels.GetSpacing())))
         with tempfile.TemporaryDirectory() as folder:
-            scan = Scan("sub-01", None, scene_labels)
+            scan = Scan(None, scene_labels, "sub-01")
             command = write_outputs(Segmentation(scene_labels, counted), scan, Path(folder) / "command", picture=False)
             slicer_files = export.export_label_map(node, Path(folder) / "slicer")
             tables = [
