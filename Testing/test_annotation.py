@@ -246,9 +246,10 @@ def test_rater_names_that_windows_takes_for_one(study: Path) -> None:
 
 
 @posix
-def test_read_only_study_is_told_and_can_be_read() -> None:
+def test_read_only_study_is_told_and_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     with tempfile.TemporaryDirectory() as place:
         Path(place).chmod(0o755)
+        monkeypatch.setenv("NEONATALSEG_MODELS", str(Path(place) / "models"))  # where the other user can look as well
         study = make_study(Path(place) / "made")
         with AnnotationSession.open(study, "Anna") as project:
             project.complete(AXIAL, labels_for(AXIAL, 2), 1.0)

@@ -23,6 +23,7 @@ from NeonatalSegLib.engine import Client, EngineError, Request, folders, protoco
 from NeonatalSegLib.engine.interpreter import find_python
 from NeonatalSegLib.engine.worker import describe
 from NeonatalSegLib.errors import Cancelled, NeonatalSegError
+from NeonatalSegLib.files import leftovers
 
 ROOT = Path(__file__).resolve().parents[1]
 START_S = 60.0  # generous: a cold disk and two busy cores
@@ -366,12 +367,14 @@ def test_parent_gone(end: str, tmp_path: Path, temporary_root: Path) -> None:
 
 
 def test_stale_folders_of_the_dead_are_removed(temporary_root: Path) -> None:
+    """At once, with the scans in them; not those of the living, of other computers, and of other programs."""
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    names = [f"neonatalseg-{gone.pid}-old", f"neonatalseg-{gone.pid}-new", f"neonatalseg-{os.getpid()}-mine", "other"]
-    for name in names:
+    mark = leftovers.mark()
+    dead = mark.replace(f"-{os.getpid()}-", f"-{gone.pid}-")
+    stays = [f"neonatalseg-{mark}-mine", f"neonatalseg-{'0' * 8}-{gone.pid}-{'0' * 8}-x", f"other-{dead}", "other"]
+    for name in (f"neonatalseg-{dead}-new", *stays):
         (temporary_root / name).mkdir()
-        if not name.endswith("new"):
-            os.utime(temporary_root / name, (0, 0))
+        (temporary_root / name / "t1.nrrd").touch()
     mine = folders.make_private_folder()
-    assert sorted(path.name for path in temporary_root.iterdir()) == sorted([*names[1:], mine.name])
+    assert sorted(path.name for path in temporary_root.iterdir()) == sorted([*stays, mine.name])

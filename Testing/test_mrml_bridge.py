@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import unittest
@@ -258,6 +259,29 @@ class SegmentationTest(unittest.TestCase):
             with self.assertRaises(NeonatalSegError) as caught:
                 export.export_label_map(self.make(), not_a_folder)
         self.assertIn("file", str(caught.exception))
+
+    @unittest.skipUnless(os.name == "posix", "file size limits are POSIX's")
+    def test_export_on_a_full_disk_says_so_and_keeps_the_old_files(self) -> None:
+        """VTK and ITK say success: a good file was replaced by a truncated one."""
+        import resource
+
+        node = self.make()
+        exports = (export.export_label_map, export.export_seg_nrrd, export.export_surfaces)
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            for write in exports:
+                write(node, folder)
+            before = {path.name: path.read_bytes() for path in folder.iterdir()}
+            limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+            for write in exports:
+                for size in (20, 200):
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limit[1]))
+                    try:
+                        with self.subTest(write=write.__name__, size=size), self.assertRaises(NeonatalSegError):
+                            write(node, folder)
+                    finally:
+                        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+            self.assertEqual({path.name: path.read_bytes() for path in folder.iterdir()}, before)
 
     def test_stl_in_world_space(self) -> None:
         transform = linear_transform(self.scene, moved())

@@ -154,7 +154,7 @@ def test_nothing_is_left_of_what_was_refused(newborns: list[StudyScan], segmente
             start_study(target, scans, settings, segmenter=segmenter, prefill=prefill)
         assert not folder.parent.exists() and len(list((tmp_path / "full").iterdir())) == 1
     start_study(folder, [one], few, prefill="empty")
-    with pytest.raises(NeonatalSegError, match="not empty"):
+    with pytest.raises(NeonatalSegError, match="There is a study in"):
         start_study(folder, [one], few, prefill="empty")
     assert len(read_plan(folder / "plan.json").slices) == 3  # the first one is as it was
 

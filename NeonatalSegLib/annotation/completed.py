@@ -24,8 +24,6 @@ class AnnotatedScan:
         labels: (z, y, x) uint8 on ``grid``; meaningful in ``slices`` alone, 0 elsewhere.
         slices: the completed ones, in the order of the plan.
         raters: whose slices these are.
-
-    Example: docs/api.md, which a test runs.
     """
 
     name: str
@@ -54,10 +52,9 @@ def read_annotations(folder: str | Path, raters: Sequence[str] | None = None) ->
     Raises:
         NeonatalSegError: no study, no such rater, no slice complete, an image missing or on another grid than the
             plan's, a damaged ledger, an unknown label, or a label map that another program moved or changed.
-
-    Example: docs/api.md, which a test runs.
     """
     study = read_study(folder)
+    study.check_trusted()
     there = study.raters()
     names = there if raters is None else list(dict.fromkeys(raters))
     if missing := [name for name in names if name not in there]:

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import SimpleITK as sitk
 
+from NeonatalSegLib.annotation.creation import check_empty, create_study
 from NeonatalSegLib.annotation.plan import BudgetSettings, Plan
 from NeonatalSegLib.annotation.planning import plan_slices
 from NeonatalSegLib.annotation.slice_selection import ScanToPlan
-from NeonatalSegLib.annotation.study import CREATING, MAY_BE_THERE, StudyScan, create_study
+from NeonatalSegLib.annotation.study import StudyScan
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files.names import check_distinct, check_name
 from NeonatalSegLib.scans.grid import Grid
@@ -83,8 +84,6 @@ def start_study(
     Raises:
         NeonatalSegError: a folder that is in use, two scans of one name, an unusable scan, or an impossible budget.
         Cancelled: whatever ``progress`` raises goes through; nothing is left behind.
-
-    Example: docs/api.md, which a test runs.
     """
     folder = Path(folder)
     check_folder(folder)
@@ -206,9 +205,7 @@ def check_folder(folder: Path) -> None:
     """Before the work: NeonatalSegError where ``folder`` is in use or cannot be made; it is not touched."""
     parent = folder.absolute()
     try:
-        there = {path.name for path in folder.iterdir()} if folder.exists() else set()
-        if "study.json" in there or (CREATING not in there and there - MAY_BE_THERE):
-            raise NeonatalSegError(f"{folder} is not empty: choose a new folder for the study.")
+        check_empty(folder)
         while not parent.exists():
             parent = parent.parent
         with tempfile.TemporaryFile(dir=parent):

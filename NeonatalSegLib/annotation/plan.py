@@ -142,8 +142,6 @@ class Plan:
         grids: of every scan of the study, by name; a scan that the budget passed over has no slice.
         settings: from which it was made.
         notes: in words, where the settings could not be kept to the letter.
-
-    Example: docs/api.md, which a test runs.
     """
 
     slices: tuple[PlannedSlice, ...]

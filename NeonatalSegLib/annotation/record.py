@@ -107,7 +107,7 @@ class Record:
     def apply(self, line: Mapping[str, Any], saved: Saved | None = None) -> None:
         """Count one line more; ``saved`` holds the labels of a line "done" or "drafted"."""
         key = line["slice"]
-        item = replace(self.items[key], state=STATES[line["event"]], note=line.get("note", ""))
+        item = replace(self.items[key], state=STATES[line["event"]], note=str(line.get("note", "")))
         before = self.done.pop(key, None)
         if saved is not None:
             self.drafts.pop(key, None)  # what comes goes to the end, above older ones
@@ -173,12 +173,12 @@ def read_record(study: Study, rater: str) -> tuple[Record, int]:
 
 def _unpack(line: Mapping[str, Any], planned: PlannedSlice, grid: Grid, rater: str, time: str, where: str) -> Saved:
     packed = base64.b64decode(line["labels"], validate=True)
-    data = zlib.decompress(packed)
+    shape = plane_shape(grid, planned)
+    data = zlib.decompressobj().decompress(packed, shape[0] * shape[1] + 1)  # no more than the slice can hold
+    if list(line["shape"]) != list(shape) or len(data) != shape[0] * shape[1]:
+        raise ValueError(f"a plane of {line['shape']} voxels does not fit the slice {planned.key}")
     if zlib.crc32(data) != line["crc32"]:
         raise ValueError("the labels do not have their checksum")
-    shape = (int(line["shape"][0]), int(line["shape"][1]))
-    if shape != plane_shape(grid, planned) or len(data) != shape[0] * shape[1]:
-        raise ValueError(f"a plane of {shape[0]} x {shape[1]} voxels does not fit the slice {planned.key}")
     check_labels(np.frombuffer(data, np.uint8), f"{where} (slice {planned.key})")
     return Saved(planned, rater, time, shape, packed, int(line["crc32"]))
 

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from NeonatalSegLib.annotation.completed import AnnotatedScan, read_annotations
+from NeonatalSegLib.annotation.creation import create_study
 from NeonatalSegLib.annotation.plan import Plan
 from NeonatalSegLib.annotation.rater_files import RaterFiles
 from NeonatalSegLib.annotation.record import (
@@ -47,7 +48,6 @@ from NeonatalSegLib.annotation.study import (
     FORMAT,
     Study,
     StudyScan,
-    create_study,
     read_study,
 )
 from NeonatalSegLib.errors import NeonatalSegError
@@ -90,8 +90,6 @@ class AnnotationSession:
 
     Attributes:
         warnings: in words, what was put right on opening or could not be brought up to date.
-
-    Example: docs/api.md, which a test runs.
     """
 
     @classmethod
@@ -103,6 +101,7 @@ class AnnotationSession:
                 cannot be written, or the ledger is damaged.
         """
         study = read_study(folder)
+        study.check_trusted()
         check_name(rater, "rater")
         place = study.rater_folder(rater)
         if other := [name for name in study.raters() if name != rater and same_file(name) == same_file(rater)]:

@@ -41,8 +41,6 @@ class ScanToPlan:
         foreground: bool, what is worth annotating: the brain where it is known, else the head.
         prediction: uint8 labels of the current model, or None.
         uncertainty: float 0-1, its entropy, or None; "uncertainty" needs both.
-
-    Example: docs/api.md, which a test runs.
     """
 
     name: str

@@ -6,9 +6,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import shutil
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,28 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from NeonatalSegLib import __version__
 from NeonatalSegLib.annotation.plan import Plan, read_plan
+from NeonatalSegLib.annotation.trust import check_trusted
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.files import atomic
 from NeonatalSegLib.files.names import check_name, same_file
+from NeonatalSegLib.files.regular import check_no_links
 from NeonatalSegLib.files.settings import read_object
-from NeonatalSegLib.scans.labels import check_labels, read_labels, stage_labels
+from NeonatalSegLib.scans.labels import check_labels, read_labels
 from NeonatalSegLib.scans.read import read_grid
 
 FORMAT = 1  # of study.json and the ledgers; raised when an older reader would misread them
-CREATING = ".creating"  # there while a study is made: what lies beside it is unfinished and may be removed
-MAY_BE_THERE = {"scans", ".DS_Store", "Thumbs.db", "desktop.ini"}
+MOST_VOXELS = 150_000_000  # of a scan's grid: a newborn's head at 0.25 mm; a study's text may claim any size
 
 
 @dataclass(frozen=True)
 class StudyScan:
-    """One scan of a study: files (or DICOM folders) of T1, T2 or both, and the post-menstrual age where known.
-
-    Example:
-        >>> StudyScan("sub-01", None, Path("sub-01_T2w.nii.gz"), 40.0).reference.name
-        'sub-01_T2w.nii.gz'
-    """
+    """One scan of a study: files (or DICOM folders) of T1, T2 or both, and the post-menstrual age where known."""
 
     name: str
     t1: Path | None
@@ -58,27 +50,50 @@ class Study:
 
     Attributes:
         facts: what its maker noted, for instance model_name and model_hash of the pre-fill.
+        prefilled: the scans whose pre-fill must be there; None in studies of older versions, which do not say it.
     """
 
     folder: Path
     plan: Plan
     scans: tuple[StudyScan, ...]
     facts: Mapping[str, Any]
+    prefilled: tuple[str, ...] | None = None
 
     def prefill(self, scan: str) -> np.ndarray:
         """The labels (z, y, x) uint8 from which annotation of a scan starts; zeros where there are none."""
-        grid, path = self.plan.grids[scan], self.folder / "prefill" / f"{scan}_dseg.nii.gz"
-        return read_labels(path).on_grid(grid, str(path)) if path.exists() else np.zeros(grid.shape, np.uint8)
+        grid, path = self.plan.grids[scan], self._prefill_file(scan)
+        if not self.has_prefill(scan):
+            return np.zeros(grid.shape, np.uint8)
+        return read_labels(path).on_grid(grid, str(path))
 
     def has_prefill(self, scan: str) -> bool:
-        return (self.folder / "prefill" / f"{scan}_dseg.nii.gz").exists()
+        """Whether a scan has a pre-fill; NeonatalSegError where the study was made with one that is gone."""
+        path = self._prefill_file(scan)
+        there = path.exists()
+        if self.prefilled is not None and scan in self.prefilled and not there:
+            raise NeonatalSegError(
+                f"The pre-fill of {scan} is missing: there is no {path}. Put it back from where the study was copied; "
+                "without it slices would start empty, and look as if the model had found nothing."
+            )
+        return there
+
+    def _prefill_file(self, scan: str) -> Path:
+        path = self.folder / "prefill" / f"{scan}_dseg.nii.gz"
+        check_no_links(self.folder, path)
+        return path
 
     def rater_folder(self, rater: str) -> Path:
+        """Where a rater's files lie; NeonatalSegError where that is behind a link."""
+        check_no_links(self.folder, self.folder / "raters" / rater)
         return self.folder / "raters" / rater
 
     def raters(self) -> list[str]:
         """Who has begun, sorted by name."""
         return sorted(path.parent.name for path in self.folder.glob("raters/*/ledger.jsonl"))
+
+    def check_trusted(self) -> None:
+        """LeavesStudyError where images lie outside the study and the user has not agreed to that yet."""
+        check_trusted(self.folder, self.scans)
 
     def check_images(self, scan: StudyScan) -> None:
         """Make sure that a scan's images are where the study says, on the grid for which the plan was made.
@@ -93,44 +108,6 @@ class Study:
                     f"path in {self.folder / 'study.json'}."
                 )
         self.plan.check_scan(scan.name, read_grid(scan.reference))
-
-
-def create_study(
-    folder: str | Path,
-    plan: Plan,
-    scans: Sequence[StudyScan],
-    prefills: Mapping[str, np.ndarray] = {},
-    facts: Mapping[str, Any] = {},
-) -> None:
-    """Make a study in ``folder``, which is missing or empty (a folder ``scans`` with copies of images may be there).
-
-    Args:
-        prefills: labels (z, y, x), 0-9, on the scan's grid, by scan; scans without start empty.
-        facts: kept in study.json; anything that JSON can hold.
-
-    Raises:
-        NeonatalSegError: another study or other files are there, the folder cannot be written, the plan knows other
-            scans, a name that cannot be a file's, a scan without images, or a pre-fill of the wrong shape or labels.
-            Nothing is left behind.
-    """
-    folder = Path(folder)
-    _check_study(plan, scans, prefills)
-    text = _study_json(folder, scans, facts)
-    new = not folder.exists()
-    try:
-        try:
-            _clear(folder)
-            _write_study(folder, plan, prefills, text)
-        except BaseException:
-            if new:
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
-            raise
-    except OSError as error:
-        raise NeonatalSegError(
-            f"No study could be made in {folder} ({error.strerror or error}): choose a folder that can be written, "
-            "with free space."
-        ) from error
 
 
 def read_study(folder: str | Path) -> Study:
@@ -151,18 +128,35 @@ def read_study(folder: str | Path) -> Study:
         if int(text["format"]) > FORMAT:
             raise NeonatalSegError(f"The study in {folder} has the format {text['format']}: update NeonatalSeg.")
         scans = tuple(
-            StudyScan(entry["name"], _path_in(folder, entry["t1"]), _path_in(folder, entry["t2"]), entry["age_weeks"])
+            StudyScan(
+                str(entry["name"]),
+                _path_in(folder, entry["t1"]),
+                _path_in(folder, entry["t2"]),
+                _age(entry["age_weeks"]),
+            )
             for entry in text["scans"]
         )
         facts = dict(text["facts"])
+        prefilled = None if text.get("prefilled") is None else tuple(map(str, text["prefilled"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise NeonatalSegError(f"{path} could not be read as a study ({error}). Restore it from a backup.") from error
     plan = read_plan(folder / "plan.json")
-    _check_study(plan, scans, {})
-    return Study(folder, plan, scans, facts)
+    check_study(plan, scans, {})
+    return Study(folder, plan, scans, facts, prefilled)
 
 
-def _check_study(plan: Plan, scans: Sequence[StudyScan], prefills: Mapping[str, np.ndarray]) -> None:
+def check_study(plan: Plan, scans: Sequence[StudyScan], prefills: Mapping[str, np.ndarray]) -> None:
+    """Make sure that plan, scans and pre-fills belong together and have names that can be files'.
+
+    Raises:
+        NeonatalSegError: they do not; the message names what does not fit.
+    """
+    for name, grid in plan.grids.items():
+        if math.prod(grid.size) > MOST_VOXELS:
+            raise NeonatalSegError(
+                f"The plan says that the scan {name} has {' x '.join(map(str, grid.size))} voxels: no newborn's scan "
+                "is as large. Make a new plan for it."
+            )
     names = [scan.name for scan in scans]
     for scan in scans:
         check_name(scan.name, "scan")
@@ -179,72 +173,11 @@ def _check_study(plan: Plan, scans: Sequence[StudyScan], prefills: Mapping[str, 
         check_labels(labels, f"The pre-fill of {name}")
 
 
-def _study_json(folder: Path, scans: Sequence[StudyScan], facts: Mapping[str, Any]) -> str:
-    root = folder.resolve()
-
-    def stored(path: Path | None) -> str | None:
-        if path is None:
-            return None
-        path = Path(path).resolve()
-        # What lies in the study moves with it.
-        return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
-
-    entries = [{"name": s.name, "t1": stored(s.t1), "t2": stored(s.t2), "age_weeks": s.age_weeks} for s in scans]
-    study = {
-        "format": FORMAT,
-        "made_with": f"NeonatalSeg {__version__}",
-        "made": atomic.now(),
-        "facts": dict(facts),
-        "scans": entries,
-    }
-    return json.dumps(study, indent=1) + "\n"
-
-
 def _path_in(folder: Path, stored: str | None) -> Path | None:
+    if stored is not None and (not isinstance(stored, str) or "\0" in stored):
+        raise ValueError(f"{stored!r} is not a path")
     return None if stored is None else folder / stored  # an absolute path stays what it is
 
 
-def _clear(folder: Path) -> None:
-    """Make ``folder`` ready: made, empty but for copies of scans, freed of an unfinished study."""
-    folder.mkdir(parents=True, exist_ok=True)
-    there = {path.name for path in folder.iterdir()}
-    if CREATING in there and "study.json" not in there:
-        _remove_unfinished(folder)
-        there = {path.name for path in folder.iterdir()}
-    if "study.json" in there:
-        raise NeonatalSegError(
-            f"There is a study in {folder} already: open it, or choose another folder for a new one."
-        )
-    if strange := sorted(there - MAY_BE_THERE):
-        raise NeonatalSegError(f"{folder} is not empty ({strange[0]} lies there): choose an empty folder for a study.")
-
-
-def _write_study(folder: Path, plan: Plan, prefills: Mapping[str, np.ndarray], study: str) -> None:
-    creating = folder / CREATING
-    names = ("prefill", "plan.json", "study.json")  # the last decides: without it there is no study
-    moved = []
-    try:
-        (creating / "prefill").mkdir(parents=True)
-        for name, labels in prefills.items():
-            path = creating / "prefill" / f"{name}_dseg.nii.gz"
-            atomic.put(stage_labels(path, labels.astype(np.uint8), plan.grids[name]), path)
-        atomic.sync_folder(creating / "prefill")
-        plan.write(creating / "plan.json")
-        atomic.write_text(creating / "study.json", study)
-        for name in names:
-            atomic.put(creating / name, folder / name)
-            moved.append(name)
-            atomic.sync_folder(folder)
-    except BaseException:
-        if "study.json" in moved:
-            (folder / "study.json").unlink()
-        _remove_unfinished(folder)
-        raise
-    with contextlib.suppress(OSError):  # the study is there, whatever keeps the empty folder
-        creating.rmdir()
-
-
-def _remove_unfinished(folder: Path) -> None:
-    shutil.rmtree(folder / "prefill", ignore_errors=True)
-    (folder / "plan.json").unlink(missing_ok=True)
-    shutil.rmtree(folder / CREATING, ignore_errors=True)
+def _age(stored: Any) -> float | None:
+    return None if stored is None else float(stored)

@@ -13,6 +13,7 @@ import typer
 from NeonatalSegLib import __version__
 from NeonatalSegLib.cli import experiment, models, segment, split, study, train
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.files.text import shown
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -66,7 +67,7 @@ def run(arguments: list[str] | None = None) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(bool(end.code))
     except NeonatalSegError as error:
-        typer.echo(f"Error: {error}", err=True)
+        typer.echo(f"Error: {shown(str(error))}", err=True)
         _trace()
         return USER_ERROR
     except ModuleNotFoundError as error:
@@ -78,7 +79,9 @@ def run(arguments: list[str] | None = None) -> int:
         typer.echo("Interrupted: nothing was left behind.", err=True)
         return INTERRUPTED
     except Exception as error:
-        typer.echo(f"Error: {type(error).__name__}: {error} (run again with --verbose for details)", err=True)
+        typer.echo(
+            f"Error: {type(error).__name__}: {shown(str(error))} (run again with --verbose for details)", err=True
+        )
         _trace()
         return 1
     return 0

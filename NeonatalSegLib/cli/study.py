@@ -115,6 +115,9 @@ def finetune(
     config: Annotated[Optional[Path], typer.Option(help="More settings (JSON, see FineTuningSettings).")] = None,
     seed: Annotated[Optional[int], typer.Option(help="Of patches, and of which slices are held out.")] = None,
     accept: Annotated[bool, typer.Option("--accept", help="Make the new model the default at once.")] = False,
+    outside: Annotated[
+        bool, typer.Option("--outside", help="Agree to the images outside the study's folder that it names.")
+    ] = False,
     model: Model = None,
     device: Device = "auto",
 ) -> None:
@@ -127,6 +130,11 @@ def finetune(
     given = read_object(config, "fine-tuning's configuration") if config else {}
     from NeonatalSegLib.annotation.completed import read_annotations
 
+    if outside:
+        from NeonatalSegLib.annotation.study import read_study
+        from NeonatalSegLib.annotation.trust import outside_of, trust
+
+        trust(outside_of(study, read_study(study).scans))
     annotated = read_annotations(study, rater)
     from NeonatalSegLib.finetuning import run
     from NeonatalSegLib.finetuning.settings import FineTuningSettings

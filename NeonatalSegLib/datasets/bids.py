@@ -36,10 +36,6 @@ class Subject:
         age_weeks: post-menstrual age at scan, or None where the tables do not say.
         merged: groups of classes that the labels do not tell apart; the first of a group stands for all of it.
         kind: one of ``datasets/kinds.py``.
-
-    Example:
-        >>> Subject("sub-01_ses-2", None, None, None, 36.0).participant
-        'sub-01'
     """
 
     name: str
@@ -72,10 +68,7 @@ class BidsFolder:
 
 
 def find_subjects(root: str | Path, *, labels: bool = True) -> list[Subject]:
-    """All subjects of a BIDS folder with a T1w or a T2w, sorted by name: :func:`read_bids` without the reasons.
-
-    Example: docs/api.md, which a test runs.
-    """
+    """All subjects of a BIDS folder with a T1w or a T2w, sorted by name: :func:`read_bids` without the reasons."""
     return read_bids(root, labels=labels).subjects
 
 

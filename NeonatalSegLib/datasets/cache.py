@@ -19,6 +19,7 @@ import numpy as np
 from NeonatalSegLib.datasets.kinds import NEWBORN, PHANTOM, PHANTOM_PREFIX, kind_by_name
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files.atomic import write_file, write_text
+from NeonatalSegLib.files.names import check_name
 from NeonatalSegLib.files.settings import read_object
 
 if TYPE_CHECKING:  # it leads to SimpleITK, which a machine that only trains may not have
@@ -78,8 +79,6 @@ def build_cache(
     Raises:
         NeonatalSegError: the folder holds a cache of another spacing, a subject has no labels, its labels lie on
             another grid, or a label value is unknown; file and values are named.
-
-    Example: docs/api.md, which a test runs.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,6 +91,7 @@ def build_cache(
                 f"{folder} holds arrays at {index['spacing_mm']} mm, {spacing_mm} mm are wanted: choose another folder."
             )
     for subject in subjects:
+        check_name(subject.name, "newborn")
         facts: dict[str, Any] = {"age_weeks": subject.age_weeks, "kind": subject.kind, "source": _source(subject)}
         if subject.merged:
             facts["merged"] = [list(group) for group in subject.merged]

@@ -21,6 +21,7 @@ from scipy import ndimage
 
 from NeonatalSegLib.datasets.phantom_anatomy import AGES, CENTRE, HALF_EXTENT, MARGIN_MM, Head
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.scans.write import replace_image
 
 if TYPE_CHECKING:
     from NeonatalSegLib.scans.scan import Scan
@@ -39,10 +40,6 @@ class Phantom:
         labels: uint8 image on the same grid, values as in ``NeonatalSegLib.tissues``.
         age_weeks: post-menstrual age that was drawn.
         name: short identifier made of age and seed.
-
-    Example:
-        >>> newborn.scan.age_weeks
-        40.0
     """
 
     t1: sitk.Image
@@ -120,8 +117,6 @@ def write_newborn(folder: Path, **kwargs: object) -> dict[str, Path]:
 
     Returns:
         Paths under the keys ``"t1"``, ``"t2"`` and ``"labels"``.
-
-    Example: docs/api.md, which a test runs.
     """
     phantom = draw_newborn(**kwargs)  # type: ignore[arg-type]
     folder = Path(folder)
@@ -133,7 +128,7 @@ def write_newborn(folder: Path, **kwargs: object) -> dict[str, Path]:
         ("labels", phantom.labels, "dseg"),
     ):
         paths[key] = folder / f"sub-phantom_{suffix}.nii.gz"
-        sitk.WriteImage(image, str(paths[key]))
+        replace_image(image, paths[key])
     return paths
 
 

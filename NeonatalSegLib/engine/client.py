@@ -111,8 +111,6 @@ class Client:
         environment: the worker's environment variables; None for this process's.
         on_event: called with (request, event) for each event, on a background thread; for scripts. It must not wait.
         start_timeout_s: how long a worker may take to say its first word (nothing heavy is imported before it).
-
-    Example: docs/api.md, which a test runs.
     """
 
     def __init__(

@@ -58,8 +58,6 @@ def evaluate_folders(
         NeonatalSegError: a folder is missing or holds no label map; no subject is in both; or no pair could be
             measured: two files claim one subject, a file cannot be read, is not 3D or holds values other than 0-9, two
             grids differ in size or do not meet in space.
-
-    Example: docs/api.md, which a test runs.
     """
     pred, truth = Path(pred), Path(truth)
     failed: dict[str, str] = {}

@@ -94,8 +94,6 @@ def surface_distances(pred: Labels, truth: Labels, spacing_mm: Sequence[float]) 
 
     Raises:
         ValueError: shapes differ, a value is not 0-9, or the spacing does not fit the arrays.
-
-    Example: docs/api.md, which a test runs.
     """
     from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
 

@@ -17,6 +17,7 @@ from NeonatalSegLib.evaluation.metrics import (
     mean_dice_no_background,
 )
 from NeonatalSegLib.files.atomic import write_text
+from NeonatalSegLib.files.text import cell
 from NeonatalSegLib.tissues import NUMBER_OF_CLASSES, PHYSIOLOGICAL
 
 COLUMNS = ("subject", "tissue", "dsc", "hd95_mm", "assd_mm", "volume_pred_ml", "volume_truth_ml")
@@ -44,8 +45,6 @@ class Evaluation:
         surface: whether HD95 and ASSD were computed.
         warnings: sentences for the user: subjects without a partner, predictions that were resampled.
         failed: why a subject with a partner could not be measured, by subject; the others are.
-
-    Example: docs/api.md, which a test runs.
     """
 
     rows: list[TissueResult]
@@ -138,7 +137,7 @@ def _number(value: float, digits: int) -> str:
 
 
 def _cell(value: str | float) -> str:
-    return value if isinstance(value, str) else _number(value, 6)
+    return cell(value) if isinstance(value, str) else _number(value, 6)
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

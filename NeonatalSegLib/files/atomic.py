@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
 import os
 import tempfile
 import time
@@ -96,6 +97,15 @@ def put(part: Path, path: Path) -> None:
             if os.name != "nt" or attempt == REPLACE_TRIES - 1:
                 raise
             time.sleep(0.01 * 2**attempt)
+
+
+def sha256(file: Path) -> str:
+    """Hex SHA-256 of a file; OSError where it cannot be read."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:

@@ -15,6 +15,8 @@ from NeonatalSegLib.files.atomic import sync, sync_folder
 from NeonatalSegLib.files.regular import open_regular
 from NeonatalSegLib.files.settings import parse_object
 
+MOST_BYTES = 200_000_000  # a completed slice takes about 10 kB
+
 
 def read_ledger(path: Path) -> tuple[list[dict[str, Any]], int]:
     """The lines of a ledger (a file of JSON lines that only grows), and how many of its bytes they take.
@@ -27,6 +29,8 @@ def read_ledger(path: Path) -> tuple[list[dict[str, Any]], int]:
     """
     try:
         with open_regular(path) as stream:
+            if (size := os.fstat(stream.fileno()).st_size) > MOST_BYTES:
+                raise NeonatalSegError(f"{path} is {size / 1e6:.0f} MB large: expected {MOST_BYTES / 1e6:.0f} at most.")
             data = stream.read()
     except FileNotFoundError:
         return [], 0

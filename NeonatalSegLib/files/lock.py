@@ -78,7 +78,9 @@ class Lock:
     def _write(self, text: bytes) -> None:
         self._stream.seek(0)
         self._stream.truncate()
-        self._stream.write(text)
+        rest = memoryview(text)
+        while rest:  # a raw write may stop short where the disk is full; the next one then says so
+            rest = rest[self._stream.write(rest) :]
         sync(self._stream)  # after a power cut it must not say that somebody else is here
 
 

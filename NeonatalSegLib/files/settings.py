@@ -56,10 +56,11 @@ def tuples(value: Any) -> Any:
 
 
 def _read(path: Path, most_bytes: int) -> str:
-    if not stat.S_ISREG(path.stat().st_mode):
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
         raise ValueError("it is not a regular file")
     with path.open("rb") as stream:
-        data = stream.read(most_bytes + 1)
+        data = stream.read(min(status.st_size, most_bytes) + 1)
     if len(data) > most_bytes:
         raise ValueError(f"it is larger than {most_bytes / 1e6:.0f} MB")
     return data.decode("utf-8-sig")

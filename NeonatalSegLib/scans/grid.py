@@ -22,10 +22,6 @@ class Grid:
         spacing_mm: voxel edge along x, y, z.
         origin_mm: centre of voxel (0, 0, 0), LPS.
         direction: 3x3, columns are the unit vectors of the x, y and z index axes, LPS.
-
-    Example:
-        >>> Grid.of(newborn.t2).shape == newborn.t2.GetSize()[::-1]
-        True
     """
 
     size: tuple[int, int, int]

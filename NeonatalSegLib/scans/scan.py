@@ -39,11 +39,6 @@ class Scan:
         warnings: what was mended or looked odd when the scan came in.
         sources: modality ("t1", "t2") to the path or node that it came from.
         forms: both positions in the reference image's NIfTI header, for what is written on its grid; else None.
-
-    Example:
-        >>> scan = newborn.scan
-        >>> scan.reference is scan.t2
-        True
     """
 
     t1: sitk.Image | None
@@ -78,8 +73,6 @@ def load_scan(
     Raises:
         NeonatalSegError: neither is given, a file is missing or unreadable, an image is not a usable 3D scan, or the
             name cannot be a file's.
-
-    Example: docs/api.md, which a test runs.
     """
     paths = {key: Path(p) for key, p in (("t1", t1), ("t2", t2)) if p is not None}
     if name is None:
@@ -110,10 +103,6 @@ def make_scan(
 
     Raises:
         NeonatalSegError: no image, an unusable image, or an age outside 20-60 weeks.
-
-    Example:
-        >>> make_scan(t2=newborn.t2, name="sub-01").reference.GetSpacing()
-        (1.0, 1.0, 1.0)
     """
     if t1 is None and t2 is None:
         raise NeonatalSegError("No scan was given: expected a T1, a T2 or both.")

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from NeonatalSegLib.files import atomic
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.nifti import VOXEL_TYPES, is_whole
 from NeonatalSegLib.scans.placement import RAS_TO_LPS, Forms, quaternion, shear_degrees
@@ -59,6 +60,29 @@ def write_image(image: sitk.Image, path: Path, *, forms: Forms | None = None, le
     needed = image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel() * image.GetSizeOfPixelComponent()
     if level == 0 and path.stat().st_size < needed:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if level > 0:
+        check_whole(path)
+
+
+def replace_image(image: sitk.Image, path: Path, *, level: int = 4) -> None:
+    """As :func:`write_image`, over a file that may be there: a reader or a kill finds the old one or the new one.
+
+    Raises:
+        OSError: it could not be written whole; what was there stays.
+    """
+    atomic.write_file(path, lambda part: write_image(image, part, level=level))
+
+
+def check_whole(path: Path) -> None:
+    """Read an image that was just written to its end, since size alone tells nothing of a packed one.
+
+    Raises:
+        OSError: it ends too early.
+    """
+    try:
+        sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
 
 
 def nifti_bytes(image: sitk.Image, forms: Forms | None = None, note: str = "") -> tuple[bytes, memoryview]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import csv
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from NeonatalSegLib import __version__
 from NeonatalSegLib.datasets.dhcp import find_scans
@@ -18,8 +19,10 @@ from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files.atomic import write_text
 from NeonatalSegLib.files.names import check_distinct, check_name
 from NeonatalSegLib.files.settings import read_object
+from NeonatalSegLib.files.together import finish_left
+from NeonatalSegLib.scans.nifti import is_whole
 from NeonatalSegLib.scans.scan import load_scan
-from NeonatalSegLib.segmentation.outputs import segment_to_folder
+from NeonatalSegLib.segmentation.outputs import is_as_written, segment_to_folder
 from NeonatalSegLib.segmentation.segmenter import Segmenter, SegmentOptions
 from NeonatalSegLib.segmentation.verdict import PASS
 from NeonatalSegLib.tissues import TISSUES
@@ -179,15 +182,21 @@ def run_scan(segmenter: Segmenter, scan: StudyScan, out: Path, options: SegmentO
 
 def is_done(segmenter: Segmenter, scan: StudyScan, out: Path, options: SegmentOptions) -> bool:
     """True where results of the same inputs, model and options are there."""
+    finish_left(out / scan.folder)
     facts = _sidecar(scan, out)
     inputs = {key: str(path) for key, path in (("t1", scan.t1), ("t2", scan.t2)) if path}
     return (
         facts is not None
-        and (out / scan.folder / f"{scan.stem}_dseg.nii.gz").is_file()
+        and _is_whole(out / scan.folder, scan.stem, facts)
         and facts.get("Model", {}).get("SHA256") == segmenter.model.hash
         and facts.get("Options") == vars(options)
         and facts.get("Inputs") == inputs
     )
+
+
+def _is_whole(folder: Path, stem: str, facts: Mapping[str, Any]) -> bool:
+    """Whether the files are those of the side-car; one of an older version does not name them: then the label map's."""
+    return is_as_written(folder, facts) if "Files" in facts else is_whole(folder / f"{stem}_dseg.nii.gz")
 
 
 def _sidecar(scan: StudyScan, out: Path) -> dict | None:

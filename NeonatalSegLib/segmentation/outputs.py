@@ -8,19 +8,20 @@ For a scan named ``sub-01``: ``sub-01_dseg.nii.gz`` (uint8, 0-9), ``sub-01_volum
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
-import tempfile
 import time
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from NeonatalSegLib import __version__
 from NeonatalSegLib.errors import NeonatalSegError, reason_of
 from NeonatalSegLib.evaluation.metrics import volumes_table
-from NeonatalSegLib.files.atomic import try_folder
+from NeonatalSegLib.files.atomic import sha256, try_folder
 from NeonatalSegLib.files.names import check_name
+from NeonatalSegLib.files.together import make_staging, move_together
 from NeonatalSegLib.progress import Progress
 from NeonatalSegLib.scans.scan import Scan
 from NeonatalSegLib.scans.write import write_image
@@ -48,8 +49,6 @@ def segment_to_folder(
 
     Raises:
         NeonatalSegError: no head in the scan, or the folder cannot be written; nothing is left behind.
-
-    Example: docs/api.md, which a test runs.
     """
     check_writable(folder)
     segmentation = segmenter.segment(scan, options, progress)
@@ -67,18 +66,19 @@ def write_outputs(
 ) -> dict[str, Path]:
     """Write a segmentation into ``folder`` (made where missing); files of an earlier run are replaced.
 
-    Everything is written into a temporary folder beside the target first and moved at the end, the side-car last: a
-    full disk or an interruption leaves what was there before.
+    Everything is written into a hidden folder beside the target first and moved at the end, the side-car last: a full
+    disk or an interruption leaves what was there before, and a kill between two moves is finished by the next run.
 
     Returns:
         Paths by kind: "dseg", "volumes", "sidecar", "report", and "picture", "probabilities", "uncertainty" where made.
-
-    Example: docs/api.md, which a test runs.
     """
     folder, name = Path(folder), check_name(name or scan.name, "scan")
     check_writable(folder)
     started = time.perf_counter()
-    staging = Path(tempfile.mkdtemp(prefix=".neonatalseg-", dir=folder))
+    try:
+        staging = make_staging(folder)
+    except OSError as error:
+        raise NeonatalSegError(_why_not_written(folder, error)) from error
     try:
         files = _write_images(segmentation, scan, staging, name)
         files["volumes"] = staging / f"{name}_volumes.tsv"
@@ -89,15 +89,14 @@ def write_outputs(
             files["picture"] = staging / f"{name}_dseg.png"
             draw_overlay(scan.reference, segmentation.label_map, files["picture"], title=name)
         segmentation.times_s["write"] = time.perf_counter() - started
-        files["sidecar"] = staging / f"{name}_dseg.json"
         facts = sidecar(segmentation, scan, options)
-        files["sidecar"].write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         files["report"] = staging / f"{name}_report.html"
         write_report(files["report"], name, facts, segmentation.volumes_ml, files.get("picture"))
-        written = {kind: folder / path.name for kind, path in files.items()}
-        for kind, path in files.items():
-            os.replace(path, written[kind])
-        return written
+        facts["Files"] = {path.name: sha256(path) for path in files.values()}
+        files["sidecar"] = staging / f"{name}_dseg.json"  # the last to move: what it names is there
+        files["sidecar"].write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        move_together(staging, [path.name for path in files.values()])
+        return {kind: folder / path.name for kind, path in files.items()}
     except (OSError, RuntimeError) as error:
         raise NeonatalSegError(_why_not_written(folder, error)) from error
     finally:
@@ -117,7 +116,7 @@ def _write_images(segmentation: Segmentation, scan: Scan, staging: Path, name: s
     return files
 
 
-def sidecar(segmentation: Segmentation, scan: Scan, options: SegmentOptions | None = None) -> dict[str, object]:
+def sidecar(segmentation: Segmentation, scan: Scan, options: SegmentOptions | None = None) -> dict[str, Any]:
     """The facts of one run for the JSON file beside the label map."""
     return {
         "Description": "Tissue segmentation of a newborn's brain by NeonatalSeg",
@@ -148,6 +147,14 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             out[package] = "unknown"
     return out
+
+
+def is_as_written(folder: Path, facts: Mapping[str, Any]) -> bool:
+    """True where every file that a side-car in ``folder`` names is there, and is the one that was written with it."""
+    try:
+        return all(sha256(folder / str(name)) == digest for name, digest in facts["Files"].items())
+    except (OSError, KeyError, AttributeError):
+        return False
 
 
 def check_writable(folder: str | Path) -> None:

@@ -51,7 +51,7 @@ def draw_overlay(scan: sitk.Image, label_map: sitk.Image, file: str | Path, titl
     )
     for text in legend.get_texts():
         text.set_color("white")
-    figure.text(0.01, 0.975, title, color="white", fontsize=9)
+    figure.text(0.01, 0.975, title, color="white", fontsize=9, parse_math=False)  # a name may hold a $
     figure.text(0.99, 0.01, "Research use only, not for diagnosis", color="0.6", fontsize=7, ha="right")
     figure.savefig(str(file), dpi=110, facecolor="black")
 

@@ -57,10 +57,6 @@ class SegmentOptions:
         flips: average with the left-right mirror image (twice the network's time).
         probabilities, uncertainty: also give these maps.
         strict: refuse what would otherwise be a warning about T1 and T2 not agreeing.
-
-    Example:
-        >>> SegmentOptions(flips=True).uncertainty
-        False
     """
 
     trust_headers: bool = False
@@ -88,8 +84,6 @@ class Segmentation:
         registration_quality: agreement of T1 and T2, 0-1, or None with one of them.
         age_weeks: post-menstrual age as the model sees it; None where it has no age head.
         focused: the scan showed much besides the brain and was segmented again with that masked (second_look.py).
-
-    Example: docs/api.md, which a test runs.
     """
 
     label_map: sitk.Image
@@ -116,8 +110,6 @@ class Segmenter:
 
     Raises:
         NeonatalSegError: no such model, a bad model file, or "cuda" where no GPU works.
-
-    Example: docs/api.md, which a test runs.
     """
 
     def __init__(self, model: str | Path | Model | None = None, device: str = "auto") -> None:

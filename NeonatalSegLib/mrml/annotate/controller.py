@@ -11,6 +11,7 @@ from slicer.util import VTKObservationMixin
 
 from NeonatalSegLib.annotation.new_study import needs_model
 from NeonatalSegLib.annotation.smoothing import smoothed
+from NeonatalSegLib.annotation.trust import LeavesStudyError, trust
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.mrml.annotate import view as annotate_draw
 from NeonatalSegLib.mrml.annotate.drafts import Drafts
@@ -27,6 +28,11 @@ from NeonatalSegLib.panel.annotate_view import view_of
 
 OPACITIES = (0.25, 0.5, 0.75, 1.0)
 DOING = "Planning a study"
+MOST_PATHS = 5  # that the question about images outside a study shows
+OUTSIDE = (
+    "This study reads images outside its own folder. If it came from somebody else, open it only if you trust them:\n\n"
+    "{paths}\n\nRead these images? You will not be asked for them again."
+)
 DECLINED = "Nothing was installed. Planning slices with the model needs PyTorch; start from nothing to do without."
 
 
@@ -216,7 +222,13 @@ class AnnotateController(VTKObservationMixin):
         """
         if not self._leave_study():
             return
-        self.panel.open(folder, self._rater())
+        try:
+            self.panel.open(folder, self._rater())
+        except LeavesStudyError as error:
+            if not self.confirm(_(OUTSIDE).format(paths="\n".join(map(str, error.paths[:MOST_PATHS])))):
+                raise
+            trust(error.paths)
+            self.panel.open(folder, self._rater())
         if self.parameters is not None:
             self.parameters.studyFolder = str(folder)
         notices = [text for text in (message, *self.panel.project.warnings) if text]  # type: ignore[union-attr]
@@ -246,7 +258,7 @@ class AnnotateController(VTKObservationMixin):
             parameters.t1,
             parameters.t2,
             budget,
-            model=parameters.model,
+            model=choices.model_of_scene(parameters.model),
             device=device,
             prefill=prefill,
         )

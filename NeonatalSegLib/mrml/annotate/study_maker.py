@@ -20,7 +20,7 @@ from NeonatalSegLib.mrml.shared.compute import Engine
 from NeonatalSegLib.mrml.shared.engine_task import EngineTask
 from NeonatalSegLib.panel.signals import Signal
 from NeonatalSegLib.scans.scan import scan_name
-from NeonatalSegLib.scans.write import write_image
+from NeonatalSegLib.scans.write import replace_image
 
 
 @dataclass
@@ -155,9 +155,7 @@ def _write(making: _Making, images: Mapping[str, sitk.Image]) -> None:
         for key, image in images.items():
             if making.cancelled:
                 break
-            write_image(image, making.files[key])
-            if not making.files[key].is_file():
-                raise OSError(f"{making.files[key]} is not there after writing")
+            replace_image(image, making.files[key])
     except Exception as error:  # told on the thread that polls
         making.failure = error
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,12 @@ def scan_volumes(scan: StudyScan, plan: Plan, scene: Any) -> dict[str, Any]:
 
 
 def remember_file(node: Any, path: Path) -> None:
-    """Note that ``node`` holds what is in the file ``path``."""
-    node.SetAttribute(FILE_ATTRIBUTE, str(path))
+    """Note that ``node`` holds what is in the file ``path``; by a hash: scenes are sent on, and paths are private."""
+    node.SetAttribute(FILE_ATTRIBUTE, _hash_of(path))
+
+
+def _hash_of(path: Path) -> str:
+    return hashlib.sha256(str(path.resolve()).encode()).hexdigest()
 
 
 def lies_on(node: Any, grid: Grid) -> bool:
@@ -71,7 +76,8 @@ def _found(path: Path, scene: Any) -> Any:
     for number in range(scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")):
         node = scene.GetNthNodeByClass(number, "vtkMRMLScalarVolumeNode")
         storage = node.GetStorageNode()
-        names = (node.GetAttribute(FILE_ATTRIBUTE), storage.GetFileName() if storage is not None else None)
-        if node.GetImageData() is not None and any(name and Path(name).resolve() == path.resolve() for name in names):
+        name = storage.GetFileName() if storage is not None else None
+        same = node.GetAttribute(FILE_ATTRIBUTE) == _hash_of(path) or (name and Path(name).resolve() == path.resolve())
+        if node.GetImageData() is not None and same:
             return node
     return None

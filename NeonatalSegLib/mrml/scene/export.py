@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
-import SimpleITK as sitk
 import slicer
 
 from NeonatalSegLib.errors import NeonatalSegError
@@ -13,6 +13,7 @@ from NeonatalSegLib.evaluation.metrics import volumes_table
 from NeonatalSegLib.files.atomic import write_file, write_text
 from NeonatalSegLib.mrml.scene.results import volumes_from_label_map
 from NeonatalSegLib.mrml.scene.segments import WithoutSurfaces, label_map_from_segmentation, write_surfaces
+from NeonatalSegLib.scans.write import check_whole, replace_image
 
 
 def export_label_map(node: Any, folder: Path) -> dict[str, Path]:
@@ -27,7 +28,7 @@ def export_label_map(node: Any, folder: Path) -> dict[str, Path]:
     volumes = volumes_from_label_map(label_map)
     files = {"label_map": folder / f"{_stem(node)}_dseg.nii.gz", "volumes": folder / f"{_stem(node)}_volumes.tsv"}
     try:
-        write_file(files["label_map"], lambda part: sitk.WriteImage(label_map, str(part), True))
+        replace_image(label_map, files["label_map"])
         write_text(files["volumes"], volumes_table(volumes))
     except (OSError, RuntimeError) as error:
         raise _unwritable(folder, error) from error
@@ -41,11 +42,18 @@ def export_seg_nrrd(node: Any, folder: Path) -> Path:
     storage = slicer.vtkMRMLSegmentationStorageNode()
     storage.SetScene(node.GetScene())
     storage.SetUseCompression(True)
-    storage.SetFileName(str(target))
-    with WithoutSurfaces(node):
-        written = storage.WriteData(node)
-    if not written or not target.exists():
-        raise _unwritable(folder, None)
+
+    def write(part: Path) -> None:
+        storage.SetFileName(str(part))
+        if not storage.WriteData(node):
+            raise OSError(errno.EIO, "Slicer could not write it")
+        check_whole(part)
+
+    try:
+        with WithoutSurfaces(node):
+            write_file(target, write)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
     return target
 
 
@@ -69,7 +77,7 @@ def _stem(node: Any) -> str:
 
 
 def _unwritable(folder: Path, error: Exception | None) -> NeonatalSegError:
-    reason = f" ({error})" if error is not None else ""
+    reason = f" ({getattr(error, 'strerror', None) or error})" if error is not None else ""
     return NeonatalSegError(
         f"Nothing could be written to {folder}{reason}. Choose a folder on a disk with room that you may write to."
     )

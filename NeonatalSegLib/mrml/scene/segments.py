@@ -6,6 +6,8 @@ the same tissue on every way out: no renumbering, whatever tissue is missing fro
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import slicer
 from vtk.util.numpy_support import vtk_to_numpy
 
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.files.atomic import write_file
 from NeonatalSegLib.mrml.scene.volumes import (
     array_to_matrix,
     parent_to_world,
@@ -31,6 +34,7 @@ CLOSED_SURFACE = "Closed surface"
 TERMINOLOGY_CONTEXT = "NeonatalSeg tissues"
 ANATOMY_CONTEXT = "Anatomic codes - DICOM master list"
 DEFAULT_OPACITY = 0.5
+STL_HEADER_BYTES, STL_TRIANGLE_BYTES = 84, 50
 
 
 def terminology_entry(tissue: Tissue) -> str:
@@ -166,18 +170,29 @@ def write_surfaces(node: Any, folder: Path, stem: str) -> list[Path]:
         triangles = vtk.vtkTriangleFilter()
         triangles.SetInputConnection(moved.GetOutputPort())
         target = folder / f"{stem}_{tissue.key}.stl"
-        writer = vtk.vtkSTLWriter()
-        writer.SetFileName(str(target))
-        writer.SetFileTypeToBinary()
-        writer.SetInputConnection(triangles.GetOutputPort())
-        if not writer.Write() or not target.exists():
+        try:
+            write_file(target, lambda part, triangles=triangles: _write_stl(part, triangles))  # type: ignore[misc]
+        except OSError as error:
             raise NeonatalSegError(
-                f"{target} could not be written. Check that the disk has room and may be written to."
-            )
+                f"{target} could not be written ({error.strerror or error}). Check that the disk has room and may be "
+                "written to."
+            ) from error
         written.append(target)
     if not had:
         node.RemoveClosedSurfaceRepresentation()
     return written
+
+
+def _write_stl(path: Path, triangles: Any) -> None:
+    import vtk
+
+    writer = vtk.vtkSTLWriter()
+    writer.SetFileName(str(path))
+    writer.SetFileTypeToBinary()
+    writer.SetInputConnection(triangles.GetOutputPort())
+    needed = STL_HEADER_BYTES + STL_TRIANGLE_BYTES * triangles.GetOutput().GetNumberOfPolys() if writer.Write() else 0
+    if not needed or path.stat().st_size < needed:  # VTK does not always report a full disk
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _shared_voxels(label_map: sitk.Image, world_to_reference: np.ndarray) -> Any:
