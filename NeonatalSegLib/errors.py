@@ -7,18 +7,11 @@ class NeonatalSegError(Exception):
     """Something a user can mend: the message says what was wrong, with which file, what was expected, what to do.
 
     The command line prints the message alone and ends with status 2; the widget shows it as it is.
-
-    Example: docs/api.md, which a test runs.
     """
 
 
 class Cancelled(Exception):  # noqa: N818  # not a failure
-    """The user asked to stop; raised from inside a progress callback and never reported as a failure.
-
-    Example:
-        >>> def progress(stage: str, fraction: float) -> None:
-        ...     raise Cancelled  # whatever is working ends, and leaves nothing behind
-    """
+    """The user asked to stop; raised from inside a progress callback and never reported as a failure."""
 
 
 def reason_of(error: Exception) -> str:

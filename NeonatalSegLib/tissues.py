@@ -27,10 +27,6 @@ class Tissue:
         snomed_meaning: that concept's meaning.
         background: True for the two classes that are not shown as segments and not counted in "no BG" means.
         brain: True where the class counts towards brain volume (tissue without fluid spaces).
-
-    Example:
-        >>> TISSUES[2].abbreviation
-        'cGM'
     """
 
     index: int

@@ -66,7 +66,7 @@ def copies(parent: Model, *names: str) -> None:
 
 
 def visible() -> list[str]:
-    return sorted(p.name for p in user_folder().iterdir() if p.name != ".history")
+    return sorted(p.name for p in user_folder().iterdir() if p.name not in (".history", ".lock"))
 
 
 def weight(model: Model) -> float:

@@ -26,10 +26,10 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def test_a_model_travels_in_a_zip(parent: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = add(parent)
     (model.folder / "private.txt").write_text("not to be passed on")
-    file = store.export_model(model.name, tmp_path)
+    file = store.export_model(model.name, tmp_path, names=True)
     assert file == tmp_path / "base-ft001.zip" and list(tmp_path.iterdir()) == [file]
     first = file.read_bytes()
-    assert store.export_model(model.name, file).read_bytes() == first
+    assert store.export_model(model.name, file, names=True).read_bytes() == first
     with zipfile.ZipFile(file) as archive:
         assert "base-ft001/private.txt" not in archive.namelist() and len(archive.namelist()) == 3
     monkeypatch.setenv("NEONATALSEG_MODELS", str(tmp_path / "elsewhere"))

@@ -454,7 +454,7 @@ class InstallTest(WidgetCase):
         utils.PyTorchUtilsLogic = lambda: logic  # type: ignore[attr-defined]
         with mock.patch.dict(sys.modules, {"PyTorchUtils": utils}):
             dependencies._install(dependencies.TORCH)
-        self.assertEqual(calls, [{"torchVersionRequirement": ">=2.5"}])
+        self.assertEqual(calls, [{"torchVersionRequirement": ">=2.10"}])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from NeonatalSegLib.files.text import cell, shown
+
 if TYPE_CHECKING:
     from NeonatalSegLib.models.bundle import Model
 
@@ -28,9 +30,9 @@ def models(context: typer.Context) -> None:
     known, reasons = installed_models()
     current, warnings = current_model()
     for model in known:
-        typer.echo("\n".join(_lines(model, current)))
+        typer.echo("\n".join(map(cell, _lines(model, current))))
     for text in [*(f"Passed over: {reason}" for reason in reasons), *(f"Warning: {w}" for w in warnings)]:
-        typer.echo(text, err=True)
+        typer.echo(shown(text), err=True)
 
 
 @app.command()
@@ -39,9 +41,9 @@ def show(name: Name) -> None:
     from NeonatalSegLib.models.registry import current_model, find_model
 
     model = find_model(name)
-    typer.echo(f"{_lines(model, current_model()[0])[0]}\n{model.folder}\n")
+    typer.echo(f"{cell(_lines(model, current_model()[0])[0])}\n{model.folder}\n")
     card = model.folder / "docs" / "README.md"
-    typer.echo(card.read_text(encoding="utf-8", errors="replace") if card.is_file() else model.description)
+    typer.echo(shown(card.read_text(encoding="utf-8", errors="replace") if card.is_file() else model.description))
 
 
 @app.command()
@@ -74,12 +76,16 @@ def discard(name: Name) -> None:
 @app.command("export")
 def export(
     name: Name,
-    file: Annotated[Path, typer.Argument(help="The zip file, replaced where it is there; or a folder for it.")],
+    file: Annotated[Path, typer.Argument(help="The zip file, or a folder for it.")],
+    names: Annotated[
+        bool, typer.Option("--names", help="Keep the names of scans and raters; else codes stand for them.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is no export of this model.")] = False,
 ) -> None:
-    """Write a model into one zip file, for another computer. It names the scans and raters it was tuned with."""
+    """Write a model into one zip file to pass on, without the names of scans and raters (docs/privacy.md)."""
     from NeonatalSegLib.models import store
 
-    typer.echo(f"Written: {store.export_model(name, file)}")
+    typer.echo(f"Written: {store.export_model(name, file, names=names, force=force)}")
 
 
 @app.command("import")

@@ -42,6 +42,7 @@ class FineTuned:
         parent: the model before.
         learned, held_out: keys of the slices.
         scans: names and ages in weeks, where known.
+        licence: the section of the parent's card, read before the training: the parent may be gone after it.
     """
 
     adapted: FineTuningResult
@@ -52,6 +53,7 @@ class FineTuned:
     scans: tuple[tuple[str, float | None], ...]
     raters: tuple[str, ...]
     device: str
+    licence: str = ""
 
     def lineage(self) -> dict[str, Any]:
         """What the new model's metadata say of its making; DSC by tissue key, null where not measured."""
@@ -84,7 +86,7 @@ class FineTuned:
         """Write the network as a new version, a candidate, in the user's model store."""
         from NeonatalSegLib.models.store import add_version
 
-        return add_version(self.adapted.network, self.parent.network, self.parent, self.lineage())
+        return add_version(self.adapted.network, self.parent.network, self.parent, self.lineage(), licence=self.licence)
 
 
 def finetune(
@@ -108,13 +110,13 @@ def finetune(
 
     Raises:
         NeonatalSegError: nothing annotated, a scan that cannot be read, one class only, too little memory.
-
-    Example: docs/api.md, which a test runs.
     """
     from NeonatalSegLib.finetuning.loop import run_finetuning
+    from NeonatalSegLib.models.card import inherited_licence
     from NeonatalSegLib.segmentation.segmenter import choose_device, device_text
 
     where, notices = choose_device(device)
+    licence = inherited_licence(model)
     network = model.load_network()
     _tell(report, "prepare", 0.0)
     slices = [s for scan in annotated for s in scan.slices]
@@ -141,12 +143,13 @@ def finetune(
         tuple((scan.name, scan.age_weeks) for scan in annotated),
         tuple(sorted({rater for scan in annotated for rater in scan.raters})),
         device_text(adapted.device or where),
+        licence,
     )
 
 
 def learned_before(model: Model) -> set[str]:
     """Keys of the slices that this model and those that it came from have learned, as far as their lineage is here."""
-    from NeonatalSegLib.models.registry import find_model
+    from NeonatalSegLib.models.registry import installed_model
 
     keys: set[str] = set()
     seen: set[str] = set()
@@ -157,7 +160,7 @@ def learned_before(model: Model) -> set[str]:
             break
         keys.update(lineage.slices)
         try:
-            model = find_model(lineage.parent)
+            model = installed_model(lineage.parent)
         except NeonatalSegError:
             break
     return keys

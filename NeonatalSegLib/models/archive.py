@@ -7,6 +7,7 @@ import shutil
 import stat
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from NeonatalSegLib.errors import NeonatalSegError
@@ -24,8 +25,11 @@ MOST_ENTRIES = 200
 _SAME_DATE = (1980, 1, 1, 0, 0, 0)  # the same bundle gives the same bytes
 
 
-def write_zip(folder: Path, name: str, file: Path) -> None:
+def write_zip(folder: Path, name: str, file: Path, instead: Mapping[str, bytes] = {}) -> None:
     """Write the known files of the bundle ``folder`` under ``name``/; an existing file is replaced at the end.
+
+    Args:
+        instead: what to write for some of them.
 
     Raises:
         OSError: a file cannot be read or written; nothing is left behind.
@@ -37,7 +41,7 @@ def write_zip(folder: Path, name: str, file: Path) -> None:
                 if (folder / known).is_file():
                     entry = zipfile.ZipInfo(f"{name}/{known}", _SAME_DATE)
                     entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
-                    archive.writestr(entry, (folder / known).read_bytes())
+                    archive.writestr(entry, instead.get(known) or (folder / known).read_bytes())
 
     write_file(file, write)
 
@@ -65,6 +69,8 @@ def read_zip(file: Path, folder: Path) -> None:
 
 def _opened(file: Path) -> zipfile.ZipFile:
     try:
+        if not file.is_file():  # a device would be read for ever
+            raise ValueError("it is missing, or not a regular file")
         return zipfile.ZipFile(file)
     except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise NeonatalSegError(

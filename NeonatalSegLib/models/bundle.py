@@ -7,25 +7,29 @@ Model files are data, not programs: weights load with ``weights_only=True``, bun
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from NeonatalSegLib import __version__
-from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.files.atomic import put, stage, write_text
+from NeonatalSegLib.errors import NeonatalSegError, reason_of
+from NeonatalSegLib.files.atomic import sha256
 from NeonatalSegLib.files.settings import read_object
+from NeonatalSegLib.files.together import finish_left, make_staging, move_together
 from NeonatalSegLib.models.facts import ModelFacts
+from NeonatalSegLib.models.strangers import check_facts, check_network, check_tensors, check_torch, check_weights_file
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.tissues import TISSUES
 
 if TYPE_CHECKING:
     from torch import nn
 
+WEIGHTS_FILE, CARD_FILE, METADATA_FILE = "models/model.pt", "docs/README.md", "configs/metadata.json"
 FORMAT = 1  # of the "neonatalseg" section of metadata.json; raised when an older reader would misread it
 
 
@@ -39,11 +43,6 @@ class Model:
         metadata: ``configs/metadata.json`` as it is.
         network: how its network is built.
         facts: what the metadata say of its training, its figures and its origin.
-
-    Example:
-        >>> from NeonatalSegLib import find_model
-        >>> find_model("neonatal-v2").facts.lineage is None
-        True
     """
 
     name: str
@@ -96,6 +95,8 @@ class Model:
         import torch
 
         file = self.check_weights()
+        check_torch(torch.__version__, self)
+        check_weights_file(file, self.network)
         try:
             weights = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:
@@ -105,8 +106,9 @@ class Model:
             ) from error
         network = build_network(self.network)
         try:
-            network.load_state_dict({k: v.float() for k, v in weights.items()})
-        except (RuntimeError, AttributeError) as error:
+            check_tensors(weights, network)
+            network.load_state_dict(weights)  # into the network's own float32
+        except (RuntimeError, ValueError) as error:
             raise NeonatalSegError(f"The weights in {file} do not fit the network in its metadata.") from error
         return network.eval()
 
@@ -118,7 +120,8 @@ def read_model(folder: str | Path) -> Model:
         NeonatalSegError: not a bundle, of a newer format, or with another label table.
     """
     folder = Path(folder)
-    file = folder / "configs" / "metadata.json"
+    file = folder / METADATA_FILE
+    finish_left(folder)
     try:
         metadata = read_object(file, "model's description", most_bytes=4_000_000)
         ours = metadata["neonatalseg"]
@@ -141,9 +144,11 @@ def read_model(folder: str | Path) -> Model:
         raise NeonatalSegError(f"The model in {folder} does not state the hash of its weights: it cannot be checked.")
     try:
         network = NetworkSettings.from_json(ours.get("network", {}))
-    except (TypeError, ValueError) as error:
+        check_network(network)
+    except (NeonatalSegError, TypeError, ValueError, OverflowError) as error:
         raise NeonatalSegError(f"The model in {folder} states a network that cannot be built: {error}.") from error
     try:
+        check_facts(metadata)
         facts = ModelFacts.from_json(ours)
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
         raise NeonatalSegError(
@@ -166,29 +171,61 @@ def save_model(
     """Write a bundle; weights as float16 (half the size; inference runs in 16 bit anyway).
 
     Args:
-        folder: of the bundle; its last part is the model's name. An existing one is replaced file by file.
+        folder: of the bundle; its last part is the model's name. Files of an existing one are replaced, all or none.
         card: docs/README.md.
         facts: more entries for the "neonatalseg" section: training subjects, ages, figures, command.
+
+    Raises:
+        NeonatalSegError: it could not be written; what was there stays.
     """
+    try:
+        return write_bundle(network, settings, Path(folder), description, card, facts or {})
+    except OSError as error:
+        raise NeonatalSegError(
+            f"The model {folder} could not be written ({reason_of(error)}): free space or choose another folder."
+        ) from error
+
+
+def write_bundle(
+    network: nn.Module, settings: NetworkSettings, folder: Path, description: str, card: str, facts: Mapping[str, Any]
+) -> Model:
+    """As :func:`save_model`; OSError where it could not be written."""
     import torch
 
-    folder = Path(folder)
-    for part in ("configs", "models", "docs"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     halves: dict[int, torch.Tensor] = {}  # DynUNet lists most weights under two names: one copy of each in the file
     weights = {k: halves.setdefault(v.data_ptr(), v.detach().cpu().half()) for k, v in network.state_dict().items()}
-    weights_file = folder / "models" / "model.pt"
-    staged = stage(weights_file, lambda part: torch.save(weights, part))
+    staging = make_staging(folder)
+    try:
+        for part in ("configs", "models", "docs"):
+            (staging / part).mkdir()
+        torch.save(weights, staging / WEIGHTS_FILE)
+        metadata = _metadata(folder.resolve().name, settings, description, sha256(staging / WEIGHTS_FILE), facts)
+        (staging / CARD_FILE).write_text(card or f"# {folder.name}\n\n{description}\n", encoding="utf-8")
+        (staging / METADATA_FILE).write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
+        move_together(staging, (WEIGHTS_FILE, CARD_FILE, METADATA_FILE))  # a kill leaves the old model or the new one
+    except RuntimeError as error:  # torch tells of a full disk so
+        raise OSError(errno.EIO, reason_of(error)) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return read_model(folder)
+
+
+def _metadata(
+    name: str, settings: NetworkSettings, description: str, weights_hash: str, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What configs/metadata.json says, in the order of MONAI's schema."""
+    import torch
+
     ours = {
         "format": FORMAT,
         "network": settings.to_json(),
         "labels": {str(t.index): t.key for t in TISSUES},
-        "sha256": sha256(staged),
-        **(facts or {}),
+        "sha256": weights_hash,
+        **facts,
     }
-    put(staged, weights_file)
     channels = {str(t.index): t.name for t in TISSUES}
-    metadata = {
+    return {
         "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json",
         "version": __version__,
         "changelog": {__version__: "first version"},
@@ -196,7 +233,7 @@ def save_model(
         "pytorch_version": torch.__version__.split("+")[0],
         "numpy_version": _version("numpy"),
         "required_packages_version": {"SimpleITK": _version("SimpleITK")},
-        "name": folder.resolve().name,
+        "name": name,
         "task": "Segmentation of the newborn brain on T1 and T2, together or either alone",
         "description": description,
         "authors": "NeonatalSeg",
@@ -220,18 +257,6 @@ def save_model(
         },
         "neonatalseg": ours,
     }  # fmt: skip
-    write_text(folder / "docs" / "README.md", card or f"# {folder.name}\n\n{description}\n")
-    write_text(folder / "configs" / "metadata.json", json.dumps(metadata, indent=1) + "\n")
-    return read_model(folder)
-
-
-def sha256(file: Path) -> str:
-    """Hex SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _version(package: str) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 
+from NeonatalSegLib.files.regular import open_regular
 from NeonatalSegLib.models.bundle import Model
 from NeonatalSegLib.models.facts import Lineage
 from NeonatalSegLib.models.scores import Scores
+
+MOST_CARD_BYTES = 4_000_000
 
 
 def version_description(parent: str, lineage: Lineage) -> str:
@@ -19,7 +23,9 @@ def version_description(parent: str, lineage: Lineage) -> str:
     return text + "."
 
 
-def version_card(name: str, parent: Model, lineage: Lineage, description: str, notes: str = "") -> str:
+def version_card(
+    name: str, parent: Model, lineage: Lineage, description: str, notes: str = "", licence: str = ""
+) -> str:
     """The whole card as Markdown."""
     facts = {
         "Parent": f"{parent.name}, SHA-256 {parent.hash[:12]}...",
@@ -44,17 +50,16 @@ def version_card(name: str, parent: Model, lineage: Lineage, description: str, n
         f"| | |\n|---|---|\n{rows}",
         f"## Before and after\n\n{_scores(lineage)}",
         f"## Notes\n\n{notes.strip()}" if notes.strip() else "",
-        inherited_licence(parent),
+        licence or inherited_licence(parent),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def inherited_licence(parent: Model) -> str:
     """The section Licence of the parent's card, word for word, under its heading."""
-    try:
-        text = (parent.folder / "docs" / "README.md").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = ""
+    text = ""
+    with contextlib.suppress(OSError), open_regular(parent.folder / "docs" / "README.md") as stream:
+        text = stream.read(MOST_CARD_BYTES).decode("utf-8", "replace")
     found = re.search(r"^##[ \t]+Licen[cs]e\b.*?(?=^##?[ \t]|\Z)", text, re.MULTILINE | re.DOTALL | re.IGNORECASE)
     if found:
         return found[0].strip()

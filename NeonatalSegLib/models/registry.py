@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.models.bundle import Model, read_model
 from NeonatalSegLib.models.history import Event, accepted_order, read_events, user_folder
 from NeonatalSegLib.resources import shipped_models
 
-if TYPE_CHECKING:
-    pass
-
 DEFAULT_MODEL = "neonatal-v2"
 
 
 def list_models() -> list[Model]:
-    """The shipped models, then the user's, each sorted by name; what is not a whole bundle is passed over.
-
-    Example:
-        >>> "neonatal-v2" in [model.name for model in list_models()]
-        True
-    """
+    """The shipped models, then the user's, each sorted by name; what is not a whole bundle is passed over."""
     return installed_models()[0]
 
 
@@ -53,6 +45,8 @@ def installed_models() -> tuple[list[Model], list[str]]:
 def find_model(name_or_path: str | Path | None = None) -> Model:
     """A model by its name, or by the path of its bundle folder; None for the user's default.
 
+    A name means an installed model, whatever lies in the working directory: a folder there is ``./NAME``.
+
     Raises:
         NeonatalSegError: there is none of that name (it lists what there is), or it is broken (it says how).
 
@@ -60,17 +54,39 @@ def find_model(name_or_path: str | Path | None = None) -> Model:
         >>> find_model("neonatal-v2").spacing_mm
         0.8
     """
-    name = default_model_name() if name_or_path is None else str(name_or_path)
-    path = Path(name)
-    if name_or_path is not None and path.is_dir():
+    if name_or_path is None:
+        return installed_model(default_model_name())
+    if isinstance(name_or_path, str) and is_name(name_or_path):
+        return installed_model(name_or_path)
+    if (path := Path(name_or_path)).is_dir():
         return read_model(path)
-    if len(path.parts) != 1 or path.suffix == ".pt" or name.startswith("."):
-        raise NeonatalSegError(f"{path} is not a model: expected the name of a model or a bundle folder.")
+    raise NeonatalSegError(f"{path} is not a model: expected the name of a model or a bundle folder.")
+
+
+def is_name(text: str) -> bool:
+    """Whether this can be the name of an installed model, and is no path."""
+    return bool(text) and not text.startswith(".") and not text.endswith(".pt") and not re.search(r"[/\\:\0]", text)
+
+
+def installed_model(name: str) -> Model:
+    """A model of that name in the folders of NeonatalSeg and of the user, and nowhere else.
+
+    Raises:
+        NeonatalSegError: a path, none of that name (it lists what there is), or a broken one (it says how).
+    """
+    if not is_name(name):
+        raise NeonatalSegError(f"{name!r} is not the name of an installed model. Import it first.")
     for parent in (shipped_models(), user_folder()):
         if (parent / name).is_dir():
             return read_model(parent / name)
     names = ", ".join(m.name for m in list_models()) or "none"
-    raise NeonatalSegError(f"There is no model named {name!r}. Installed models: {names}.")
+    hint = f" The folder of that name here is ./{name}." if Path(name).is_dir() else ""
+    raise NeonatalSegError(f"There is no model named {name!r}. Installed models: {names}.{hint}")
+
+
+def is_shipped(model: Model) -> bool:
+    """Whether a model lies where those lie that came with NeonatalSeg."""
+    return model.folder.parent == shipped_models()
 
 
 def default_model_name() -> str:

@@ -24,15 +24,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.files import leftovers
 from NeonatalSegLib.files.atomic import now, sync, sync_folder
+from NeonatalSegLib.files.lock import Lock
 from NeonatalSegLib.files.names import check_name
 from NeonatalSegLib.models import history as log
 from NeonatalSegLib.models.archive import name_in_zip, read_zip, write_zip
-from NeonatalSegLib.models.bundle import Model, read_model, save_model
+from NeonatalSegLib.models.bundle import METADATA_FILE, WEIGHTS_FILE, Model, read_model, write_bundle
 from NeonatalSegLib.models.card import version_card, version_description
+from NeonatalSegLib.models.codes import coded
 from NeonatalSegLib.models.facts import Lineage, ModelFacts
 from NeonatalSegLib.models.history import Event, user_folder
-from NeonatalSegLib.models.registry import DEFAULT_MODEL, current_model, default_model_name, find_model, is_there
+from NeonatalSegLib.models.registry import (
+    DEFAULT_MODEL,
+    current_model,
+    default_model_name,
+    find_model,
+    installed_model,
+    is_name,
+    is_there,
+)
 from NeonatalSegLib.networks.network import NetworkSettings
 from NeonatalSegLib.resources import shipped_models
 
@@ -40,7 +51,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 SHIPPED, CANDIDATE, ACCEPTED = "shipped", "candidate", "accepted"
-_NEW, _TRASH = ".new-", ".trash-"
+_NEW, _TRASH, _LOCK, _OWNER = ".new-", ".trash-", ".lock", ".owner-"
 _ABANDONED_S = 24 * 3600.0  # a folder that is still being written after a day belongs to a process that was killed
 
 __all__ = [
@@ -67,6 +78,7 @@ def add_version(
     *,
     description: str = "",
     card: str = "",
+    licence: str = "",
 ) -> Model:
     """Keep a fine-tuned network as a new candidate ``<root>-ft001``, ``-ft002`` ...; numbers are not used again.
 
@@ -78,6 +90,7 @@ def add_version(
             device, stopped_early. ``parent``, ``parent_sha256`` and ``date`` are added.
         description: one line for lists; default: from the lineage.
         card: a section Notes of the model card.
+        licence: the section Licence of the parent's card, read when the fine-tuning began; default: read now.
 
     Raises:
         NeonatalSegError: the models' folder cannot be written; nothing is left behind.
@@ -90,8 +103,8 @@ def add_version(
         while True:
             folder = _claim_version(_root_name(parent.name))
             with _removed_at_end(folder.parent):
-                text = version_card(folder.name, parent, origin, description, card)
-                save_model(network, settings, folder, description=description, card=text, facts=facts)
+                text = version_card(folder.name, parent, origin, description, card, licence)
+                write_bundle(network, settings, folder, description, text, facts)
                 if _appear(folder):
                     return read_model(user_folder() / folder.name)
     except (OSError, RuntimeError) as error:  # torch tells of a full disk by a RuntimeError
@@ -100,7 +113,7 @@ def add_version(
 
 def status(name: str) -> str:
     """ "shipped", "candidate" or "accepted" (also one that was current earlier and was not rolled back)."""
-    return state_of(_by_name(name))
+    return state_of(installed_model(name))
 
 
 def state_of(model: Model) -> str:
@@ -121,13 +134,14 @@ def accept(name: str) -> Model:
     Raises:
         NeonatalSegError: there is no such model, or it is broken; what was current stays so.
     """
-    model = _by_name(name)
-    model.check_weights()
+    with _store_lock():  # or it could be discarded between the look and the entry
+        model = installed_model(name)
+        model.check_weights()
 
-    def decide(events: Sequence[Event]) -> Event | None:
-        return None if current_model(events)[0] == name else Event(log.ACCEPT, name, model.hash)
+        def decide(events: Sequence[Event]) -> Event | None:
+            return None if current_model(events)[0] == name else Event(log.ACCEPT, name, model.hash)
 
-    log.add_event(decide)
+        log.add_event(decide)
     return model
 
 
@@ -164,7 +178,6 @@ def discard(name: str) -> None:
     if _is_shipped(name):
         raise NeonatalSegError(f"{name} came with NeonatalSeg and cannot be discarded.")
     folder = user_folder() / name
-    there = _is_plain(name) and folder.is_dir()
 
     def decide(events: Sequence[Event]) -> Event:
         if not there and name not in [known for known, _ in log.accepted_order(events)]:
@@ -175,9 +188,16 @@ def discard(name: str) -> None:
             )
         return Event(log.DISCARD, name, "")
 
-    log.add_event(decide)
-    if there:
-        _delete(folder)
+    with _store_lock():
+        there = is_name(name) and folder.is_dir()
+        if there and not _is_bundle(folder):
+            raise NeonatalSegError(
+                f"{folder} was not deleted: it is not a model (it has neither {METADATA_FILE} nor {WEIGHTS_FILE}): "
+                "remove it by hand if you want."
+            )
+        log.add_event(decide)
+        if there:
+            _delete(folder)
 
 
 def history() -> list[Event]:
@@ -185,8 +205,13 @@ def history() -> list[Event]:
     return log.read_events()
 
 
-def export_model(name: str, zip_file: str | Path) -> Path:
-    """Write a model into one zip file (into that folder, where ``zip_file`` is one); an existing file is replaced.
+def export_model(name: str, zip_file: str | Path, *, names: bool = False, force: bool = False) -> Path:
+    """Write a model into one zip file (into that folder, where ``zip_file`` is one).
+
+    Args:
+        names: with the names of scans and raters that it was fine-tuned with; else codes stand for them, and file names
+            for paths (see :mod:`NeonatalSegLib.models.codes`).
+        force: replace a file that is no export of this model; such an export is always replaced.
 
     Returns:
         The file.
@@ -197,8 +222,12 @@ def export_model(name: str, zip_file: str | Path) -> Path:
     model, file = find_model(name), Path(zip_file)
     model.check_weights()
     file = file / f"{model.name}.zip" if file.is_dir() else file
+    if file.exists() and not force and not _is_export_of(model.name, file):
+        raise NeonatalSegError(
+            f"{file} was not replaced: it is not an export of {model.name}. Choose another name, or give --force."
+        )
     try:
-        write_zip(model.folder, check_name(model.name, "model", plain=True), file)
+        write_zip(model.folder, check_name(model.name, "model", plain=True), file, {} if names else coded(model))
     except OSError as error:
         raise NeonatalSegError(
             f"{file} could not be written ({error.strerror}): free space or choose another place."
@@ -221,7 +250,8 @@ def import_model(zip_file: str | Path, name: str = "", *, rename: bool = False) 
     name = check_name(name or name_in_zip(file), "model", plain=True)
     try:
         user_folder().mkdir(parents=True, exist_ok=True)
-        staging = user_folder() / f"{_NEW}{uuid.uuid4().hex}"
+        _sweep(user_folder())
+        staging = user_folder() / f"{_NEW}{leftovers.mark()}"
         with _removed_at_end(staging):
             read_zip(file, staging / name)
             try:
@@ -231,7 +261,8 @@ def import_model(zip_file: str | Path, name: str = "", *, rename: bool = False) 
                 raise NeonatalSegError(str(error).replace(str(staging / name), str(file))) from error
             if rename and _taken(name, model.hash):
                 (staging / name).rename(staging / (name := f"{name}-{model.hash[:6]}"))
-            return _existing(name, model.hash) or _moved_in(staging / name) or _must_be(name, model.hash)
+            with _store_lock():
+                return _existing(name, model.hash) or _moved_in(staging / name) or _must_be(name, model.hash)
     except OSError as error:
         raise NeonatalSegError(log.why_not_written(user_folder(), error)) from error
 
@@ -271,19 +302,47 @@ def _must_be(name: str, weights_hash: str) -> Model:
     return there
 
 
-def _by_name(name: str) -> Model:
-    """An installed model; a path is none, so that nothing outside the store is accepted."""
-    if not _is_plain(name):
-        raise NeonatalSegError(f"{name!r} is not the name of an installed model. Import it first.")
-    return find_model(name)
+@contextmanager
+def _store_lock(seconds: float = 20.0) -> Iterator[None]:
+    """Held while a model is looked at and its place in the history decided: milliseconds, so others wait.
+
+    Raises:
+        NeonatalSegError: another program holds it for longer, or the folder cannot be written.
+    """
+    folder = user_folder()
+    ends = time.monotonic() + seconds
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                lock = Lock(folder / _LOCK)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > ends:
+                    raise NeonatalSegError(f"The models' folder {folder} is in use by {error}: try again.") from error
+                time.sleep(0.02)
+    except OSError as error:
+        raise NeonatalSegError(log.why_not_written(folder, error)) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
-def _is_plain(name: str) -> bool:
-    return bool(name) and not name.startswith(".") and not re.search(r"[/\\:]", name)
+def _is_bundle(folder: Path) -> bool:
+    """Whether a folder is a model, whole or broken; a link to one is."""
+    return (folder / METADATA_FILE).exists() or (folder / WEIGHTS_FILE).exists()
+
+
+def _is_export_of(name: str, file: Path) -> bool:
+    try:
+        return name_in_zip(file) == name
+    except NeonatalSegError:
+        return False
 
 
 def _is_shipped(name: str) -> bool:
-    return _is_plain(name) and (shipped_models() / name).is_dir()
+    return is_name(name) and (shipped_models() / name).is_dir()
 
 
 def _before(events: Sequence[Event]) -> tuple[str, str] | None:
@@ -319,9 +378,10 @@ def _claim_version(root: str) -> Path:
             staging.mkdir()  # by one process only
         except FileExistsError:
             continue
+        (staging / f"{_OWNER}{leftovers.mark()}").touch()
         if not (store / name).exists():  # nor by one that ended meanwhile
             return staging / name
-        staging.rmdir()
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 @contextmanager
@@ -367,9 +427,14 @@ def _sweep(store: Path) -> None:
     """Delete what killed processes left behind."""
     for folder in store.glob(".*"):
         with suppress(OSError):
-            abandoned = time.time() - folder.stat().st_mtime > _ABANDONED_S
-            if folder.name.startswith(_TRASH) or (folder.name.startswith(_NEW) and abandoned):
-                shutil.rmtree(folder, ignore_errors=True)
+            if folder.name.startswith(_TRASH) or (folder.name.startswith(_NEW) and _is_abandoned(folder)):
+                leftovers.remove(folder)
+
+
+def _is_abandoned(folder: Path) -> bool:
+    """Whether the process that writes a model there was killed; without its mark, whether it took a day."""
+    marks = [folder, *folder.glob(f"{_OWNER}*")]
+    return any(map(leftovers.is_left, marks)) or time.time() - folder.stat().st_mtime > _ABANDONED_S
 
 
 def _inherited(parent: Model, lineage: Lineage) -> dict[str, Any]:

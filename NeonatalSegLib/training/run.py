@@ -209,8 +209,6 @@ def train(
     Raises:
         NeonatalSegError: a held-out subject is not in the cache, nothing is left to train on, or the folder holds a
             run with other settings.
-
-    Example: docs/api.md, which a test runs.
     """
     folder = Path(folder)
     names = {s.name for s in subjects}

@@ -34,10 +34,6 @@ class TrainingSettings:
         augmentation: of the patches; not looked at where there is a ``randomisation``.
         randomisation: patches of random contrast, size, head and scanner instead (``augmentation/randomisation.py``).
         start: name or folder of the model whose weights the run starts from; empty: random weights.
-
-    Example:
-        >>> TrainingSettings.from_json({"epochs": 10}).steps_per_epoch
-        50
     """
 
     network: NetworkSettings = PRESETS["laptop"]

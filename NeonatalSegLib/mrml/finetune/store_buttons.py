@@ -88,7 +88,7 @@ class StoreButtons:
             file = Path(folder) / f"{self.panel.version}.zip"
             if file.exists() and not self.confirm(_("Replace {file}?").format(file=file)):
                 return
-            store.export_model(self.panel.version, file)
+            store.export_model(self.panel.version, file, force=True)  # the user was asked
             self.panel.notice(_("Written: {file}").format(file=file))
 
     @slot

@@ -177,7 +177,7 @@ class PanelController(VTKObservationMixin):
         self.logic.runner.start(
             self.parameters.t1,
             self.parameters.t2,
-            model=self.parameters.model,
+            model=choices.model_of_scene(self.parameters.model),
             device=choices.usable_device(self.parameters.device, self.panel.devices),
             options=segment_options(self.parameters),
         )

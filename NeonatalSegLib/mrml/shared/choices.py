@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.panel.segment_state import Device
 
 
@@ -68,6 +69,21 @@ def known_models() -> dict[str, str]:
 
     found = [{"name": model.name, "description": model.description} for model in list_models()]
     return models({"models": found, "default_model": default_model_name()})
+
+
+def model_of_scene(name: str) -> str:
+    """The name of a model that a scene's parameters hold; a scene may be a stranger's, and carry a path instead.
+
+    Raises:
+        NeonatalSegError: it is a path.
+    """
+    from NeonatalSegLib.models.registry import is_name
+
+    if name and not is_name(name):
+        raise NeonatalSegError(
+            f"This scene names its model by a path ({name}), which is not followed. Choose an installed model."
+        )
+    return name
 
 
 def default_model(known: Mapping[str, str]) -> str:

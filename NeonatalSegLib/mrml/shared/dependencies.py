@@ -25,7 +25,7 @@ class Requirement:
     size: str
 
 
-TORCH = Requirement("torch", "torch>=2.5", "PyTorch, about 0.2 GB to download for the CPU, 2 to 4 GB with GPU support")
+TORCH = Requirement("torch", "torch>=2.10", "PyTorch, about 0.2 GB to download for the CPU, 2 to 4 GB with GPU support")
 REQUIREMENTS = (
     TORCH,
     Requirement("monai", "monai>=1.4", "MONAI, about 2 MB"),
@@ -82,7 +82,7 @@ def _install(requirement: Requirement) -> None:
         except ImportError:  # the extension is absent, as with a source checkout: pip's default build
             pass
         else:
-            utils.PyTorchUtilsLogic().installTorch(torchVersionRequirement=">=2.5")
+            utils.PyTorchUtilsLogic().installTorch(torchVersionRequirement=">=2.10")
             return
     try:
         packaging = importlib.import_module("slicer.packaging")
