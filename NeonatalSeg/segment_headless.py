@@ -15,7 +15,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-NEEDED = ("torch", "monai", "SimpleITK", "typer", "matplotlib", "jinja2")
+NEEDED = ("SimpleITK", "scipy", "typer", "matplotlib", "jinja2")  # and an engine, of which the command tells itself
 
 
 class segment_headless:  # noqa: N801  # Slicer takes every .py beside a module file for a module of this name
@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> int:
     if missing:
         print(
             f"Error: this Python lacks {', '.join(missing)}. Install once: PythonSlicer -m pip install "
-            f"{' '.join(missing)} (in Slicer, torch is best installed through the PyTorch extension).",
+            f"openvino {' '.join(missing)}",
             file=sys.stderr,
         )
         return 1

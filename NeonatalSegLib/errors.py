@@ -20,8 +20,6 @@ def reason_of(error: Exception) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for the ways in which torch and Python say that memory ran out."""
-    import torch
-
-    texts = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(t in str(error).lower() for t in texts)
+    """True for the ways in which torch, OpenVINO and Python say that memory ran out."""
+    texts = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "failed to allocate")
+    return isinstance(error, MemoryError) or any(text in str(error).lower() for text in texts)

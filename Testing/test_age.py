@@ -24,7 +24,7 @@ from NeonatalSegLib.models.bundle import Model, read_model, save_model
 from NeonatalSegLib.models.registry import DEFAULT_MODEL, find_model
 from NeonatalSegLib.networks.losses import DeepSupervisionLoss, age_loss
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
-from NeonatalSegLib.networks.sliding_window import predict_age, predict_windows, predict_with_age
+from NeonatalSegLib.networks.torch_engine import predict_age, predict_windows, predict_with_age
 from NeonatalSegLib.networks.unet import AgeHead
 from NeonatalSegLib.scans.preprocessing import labels_on, prepare
 from NeonatalSegLib.scans.scan import make_scan

@@ -67,6 +67,15 @@ def test_a_study_goes_on_after_a_failure_and_resumes(tiny: Segmenter, study: Pat
     assert result.stat().st_mtime_ns > stamp
 
 
+def test_two_scans_at_once_give_what_one_after_the_other_gives(tiny: Segmenter, study: Path, tmp_path: Path) -> None:
+    scans = scans_of_bids(study)
+    one = run_study(tiny, scans, tmp_path / "one", report=lambda _: None)
+    two = run_study(tiny, scans, tmp_path / "two", report=lambda _: None, at_once=2)
+    assert sorted(two.done) == sorted(one.done) and two.failed == one.failed and two.exit_status == 3
+    tables = [(tmp_path / name / "volumes.tsv").read_text() for name in ("one", "two")]
+    assert tables[0] == tables[1]
+
+
 def test_the_age_by_the_model_stands_in_the_table(tmp_path: Path) -> None:
     files = write_newborn(tmp_path, seed=4, spacing_mm=3.0)
     (tmp_path / "scans.tsv").write_text(f"name\tt2\tage_weeks\none\t{files['t2']}\t42\n")

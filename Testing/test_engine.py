@@ -24,6 +24,7 @@ from NeonatalSegLib.engine.interpreter import find_python
 from NeonatalSegLib.engine.worker import describe
 from NeonatalSegLib.errors import Cancelled, NeonatalSegError
 from NeonatalSegLib.files import leftovers
+from NeonatalSegLib.networks.openvino_engine import has_wheels
 
 ROOT = Path(__file__).resolve().parents[1]
 START_S = 60.0  # generous: a cold disk and two busy cores
@@ -32,7 +33,7 @@ STUCK_IMPORT = """
     import importlib.abc, sys, threading
     class Stuck(importlib.abc.MetaPathFinder):
         def find_spec(self, name, path=None, target=None):
-            if name == "torch":
+            if name == "SimpleITK":
                 print("stuck now", file=sys.stderr, flush=True)
                 threading.Event().wait()
     sys.meta_path.insert(0, Stuck())
@@ -238,11 +239,12 @@ def test_worker_that_dies_at_start(make_client: MakeClient) -> None:
         client.request("hello").result(START_S)
 
 
-def test_python_without_torch(make_client: MakeClient) -> None:
-    client = make_client("import sys\nsys.modules['torch'] = None")
+def test_python_without_an_engine(make_client: MakeClient) -> None:
+    client = make_client("import sys\nfor name in ('torch', 'openvino'):\n    sys.modules[name] = None")
     final = client.request("hello").wait(START_S)
     assert final is not None and final.name == "error" and final["kind"] == "user", final
-    assert final["missing"] == "torch" and "no package 'torch'" in final.message
+    wanted = "openvino" if has_wheels() else "torch"
+    assert final["missing"] == wanted and f"no package '{wanted}'" in final.message
 
 
 def test_killed_worker_is_told_and_replaced(make_client: MakeClient) -> None:

@@ -25,9 +25,11 @@ from NeonatalSegLib.finetuning.run import finetune, hold_out, learned_before, pr
 from NeonatalSegLib.finetuning.settings import FineTuningSettings
 from NeonatalSegLib.models import store
 from NeonatalSegLib.models.bundle import Model, read_model, save_model
+from NeonatalSegLib.models.exported import read_export
 from NeonatalSegLib.models.registry import DEFAULT_MODEL
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.scans.grid import plane
+from NeonatalSegLib.segmentation.segmenter import Segmenter
 from NeonatalSegLib.tissues import UNKNOWN
 
 TINY = NetworkSettings((4, 6, 6), 3.0, (32, 32, 32), heads=1)
@@ -68,6 +70,9 @@ def test_a_study_becomes_a_candidate_with_its_lineage(study: Path, model: Model,
     tuned = finetune(model, read_annotations(study), FineTuningSettings.from_json({**QUICK, "strategy": "shallow"}))
     assert len(tuned.learned) == 8 and len(tuned.held_out) == 2 and not set(tuned.learned) & set(tuned.held_out)
     made = tuned.save()
+    export = read_export(made)
+    assert export is not None and export.precision == "fp32"
+    assert Segmenter(made, "cpu").engine.name == "openvino"
     lineage = read_model(made.folder).metadata["neonatalseg"]["lineage"]
     assert lineage["parent"] == model.name and lineage["parent_sha256"] == model.hash
     assert lineage["strategy"] == "shallow" and lineage["raters"] == ["anna"]

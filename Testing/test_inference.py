@@ -15,16 +15,17 @@ from NeonatalSegLib.errors import Cancelled, NeonatalSegError
 from NeonatalSegLib.evaluation.metrics import dice_per_class, mean_dice_no_background
 from NeonatalSegLib.models.registry import DEFAULT_MODEL
 from NeonatalSegLib.networks.network import NetworkSettings
-from NeonatalSegLib.networks.sliding_window import predict_windows
+from NeonatalSegLib.networks.torch_engine import predict_windows
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.scan import load_scan, make_scan
+from NeonatalSegLib.segmentation.device import choose_device
+from NeonatalSegLib.segmentation.plausibility import cut_brain_warning
 from NeonatalSegLib.segmentation.segmenter import (
     Segmentation,
     Segmenter,
     SegmentOptions,
-    choose_device,
-    cut_brain_warning,
     entropy,
+    window_sizes,
 )
 
 
@@ -122,16 +123,16 @@ class Hungry(nn.Module):
 
 
 def test_out_of_memory_falls_back_to_smaller_windows_and_says_so(newborn: Phantom) -> None:
-    segmenter = Segmenter(device="cpu")
-    segmenter._network = network = Hungry(64**3)
+    segmenter = Segmenter(device="cpu", engine="torch")
+    segmenter.engine.network = network = Hungry(64**3)
     warnings = segmenter.segment(newborn.scan).warnings
     assert any("Memory ran out" in w and "64 voxels" in w for w in warnings)
     assert max(np.prod(s) for s in network.shapes[-1:]) <= 64**3
 
 
 def test_too_little_memory_for_anything_is_told(newborn: Phantom) -> None:
-    segmenter = Segmenter(device="cpu")
-    segmenter._network = Hungry(10)
+    segmenter = Segmenter(device="cpu", engine="torch")
+    segmenter.engine.network = Hungry(10)
     with pytest.raises(NeonatalSegError, match="too little memory"):
         segmenter.segment(newborn.scan)
 
@@ -150,6 +151,13 @@ def test_windows_give_what_the_whole_volume_gives(shape: tuple[int, int, int]) -
     expected = torch.softmax(torch.cat([image, -image]), 0)
     assert found.shape == (4, *shape)
     assert torch.allclose(found, expected, atol=1e-3)
+
+
+def test_windows_are_the_training_patch_unless_the_model_was_trained_for_one() -> None:
+    network = NetworkSettings((16, 32, 64, 128, 256), 0.8, (96, 96, 96))
+    assert window_sizes(network, (130, 170, 120)) == [(96,) * 3, (64,) * 3, (32,) * 3]
+    assert window_sizes(network, (130, 170, 120), one_window=True)[:2] == [(144, 176, 128), (96,) * 3]
+    assert window_sizes(network, (340, 350, 240), one_window=True)[0] == (96,) * 3  # a whole head: too much memory
 
 
 def test_devices_are_not_promised_in_vain() -> None:

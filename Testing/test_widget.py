@@ -28,7 +28,7 @@ from NeonatalSegLib.mrml.scene.volumes import image_from_volume
 from NeonatalSegLib.mrml.shared import dependencies
 from NeonatalSegLib.panel.segment_state import State
 
-REPLACED = "NeonatalSegLib.mrml.shared.dependencies.REQUIREMENTS"
+REPLACED = "NeonatalSegLib.mrml.shared.dependencies.to_segment"
 
 
 class WidgetCase(unittest.TestCase):
@@ -377,10 +377,11 @@ class InstallTest(WidgetCase):
     def setUp(self) -> None:
         super().setUp()
         self.asked: list[str] = []
+        self.to_segment = dependencies.to_segment
         self.site = tempfile.TemporaryDirectory()
         self.addCleanup(self.site.cleanup)
-        needed = (dependencies.Requirement("made_up_package", "made-up-package>=1", "Made-up package, about 3 MB"),)
-        patch = mock.patch(REPLACED, needed)
+        needed = [dependencies.Requirement("made_up_package", "made-up-package>=1", "Made-up package, about 3 MB")]
+        patch = mock.patch(REPLACED, lambda: needed)
         patch.start()
         self.addCleanup(patch.stop)
         sys.path.append(self.site.name)
@@ -446,6 +447,29 @@ class InstallTest(WidgetCase):
         self.assertEqual(self.panel.state, State.ERROR)
         self.assertIn("no network", self.text("messageLabel"))
         self.assertIn("made-up-package", self.text("messageLabel"))
+
+    def test_what_segment_needs_is_small_and_pytorch_comes_with_a_card_or_with_fine_tuning(self) -> None:
+        there: set[str] = set()
+
+        def names(*, card: bool = False, wheels: bool = True, finetuning: bool = False) -> list[str]:
+            with (
+                mock.patch.object(dependencies, "nvidia_card", lambda: card),
+                mock.patch.object(dependencies, "has_wheels", lambda: wheels),
+                mock.patch.object(dependencies, "_is_there", lambda needed: needed.module in there),
+                mock.patch.object(dependencies, "to_segment", self.to_segment),
+            ):
+                return [needed.module for needed in dependencies.missing(finetuning=finetuning)]
+
+        self.assertEqual(names(), ["openvino", "psutil"])
+        self.assertEqual(names(card=True), ["torch", "monai", "psutil"])
+        self.assertEqual(names(wheels=False), ["torch", "monai", "psutil"])
+        self.assertEqual(names(finetuning=True), ["torch", "monai", "openvino", "psutil"])
+        there.update(("openvino", "psutil"))
+        self.assertEqual(names(), [])
+        self.assertEqual(names(finetuning=True), ["torch", "monai"])
+        there.clear()
+        there.update(("torch", "monai", "psutil"))  # an installation from before there was a second engine
+        self.assertEqual(names(), [])
 
     def test_torch_comes_through_its_extension(self) -> None:
         calls: list[dict[str, str]] = []

@@ -218,8 +218,8 @@ class StudyTest(TuneCase):
         self.open()
         asked: list[str] = []
         self.tune.confirm = lambda text: bool(asked.append(text))
-        needed = (dependencies.Requirement("made_up_package", "made-up-package>=1", "Made-up package, about 3 MB"),)
-        with mock.patch(REPLACED, needed):
+        needed = [dependencies.Requirement("made_up_package", "made-up-package>=1", "Made-up package, about 3 MB")]
+        with mock.patch(REPLACED.replace("to_segment", "to_finetune"), lambda: needed):
             self.tune_ui.startButton.click()
         self.assertIn("Made-up package, about 3 MB", asked[0])
         self.assertIn("Nothing was installed", self.said("tuneMessageLabel"))

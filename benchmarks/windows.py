@@ -9,16 +9,15 @@ import argparse
 import time
 from pathlib import Path
 
-import numpy as np
 import SimpleITK as sitk
-import torch
 
 from NeonatalSegLib.datasets.bids import find_subjects
 from NeonatalSegLib.evaluation.metrics import dice_per_class, mean_dice_no_background
 from NeonatalSegLib.models.registry import DEFAULT_MODEL
-from NeonatalSegLib.networks import sliding_window
-from NeonatalSegLib.scans.preprocessing import back_to_scan, prepare
+from NeonatalSegLib.networks.sliding_window import predict_windows
+from NeonatalSegLib.scans.preprocessing import prepare
 from NeonatalSegLib.scans.scan import load_scan
+from NeonatalSegLib.scans.way_back import labels_on_scan
 from NeonatalSegLib.segmentation.segmenter import Segmenter
 
 INPUTS = {"T1+T2": ("t1", "t2"), "T2": ("t2",), "T1": ("t1",)}
@@ -37,15 +36,13 @@ def main() -> None:
     for name, contrasts in INPUTS.items():
         scan = load_scan(*(getattr(subject, key) if key in contrasts else None for key in ("t1", "t2")))
         prepared = prepare(scan, segmenter.model.spacing_mm)
-        image = torch.from_numpy(prepared.array).to(segmenter.device)
         for size, overlap, flips in cases:
-            sliding_window.OVERLAP = overlap
-            started = time.perf_counter()
-            found = sliding_window.predict_windows(
-                segmenter._network, image, segmenter.model.network, window=(size,) * 3, flips=flips
+            started, stride = time.perf_counter(), segmenter.model.network.stride
+            found, _ = predict_windows(
+                segmenter.engine, prepared.array, (size,) * 3, stride, flips=flips, overlap=overlap
             )
             seconds = time.perf_counter() - started
-            labels: np.ndarray = back_to_scan(found, prepared)
+            labels = labels_on_scan(found, prepared.grid, prepared.target)
             dsc = mean_dice_no_background(dice_per_class(labels, truth))
             print(
                 f"| {name} | {size} | {overlap} | {'yes' if flips else 'no'} | {dsc:.4f} | {seconds:.1f} |", flush=True

@@ -71,7 +71,9 @@ def run(arguments: list[str] | None = None) -> int:
         _trace()
         return USER_ERROR
     except ModuleNotFoundError as error:
-        hint = "neonatalseg[train]" if error.name in ("lightning", "tensorboard") else "neonatalseg"
+        extras = {"lightning": "train", "tensorboard": "train", "torch": "torch", "monai": "torch", "nncf": "export"}
+        extra = extras.get((error.name or "").split(".")[0])
+        hint = f"neonatalseg[{extra}]" if extra else "neonatalseg"
         typer.echo(f"Error: {error.name} is not installed: pip install '{hint}'", err=True)
         _trace()
         return 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -86,6 +86,33 @@ def export(
     from NeonatalSegLib.models import store
 
     typer.echo(f"Written: {store.export_model(name, file, names=names, force=force)}")
+
+
+@app.command()
+def openvino(
+    name: Annotated[str, typer.Argument(help="Name of a model, or its folder.")],
+    cache: Annotated[
+        Optional[Path],
+        typer.Option(help="Prepared arrays of its training (of `neonatalseg train`): calibrates and writes int8."),
+    ] = None,
+) -> None:
+    """Make the network that CPUs run, beside the weights: fp32, or int8 where --cache is given.
+
+    int8 needs nncf. (`models export` is something else: the whole model in one zip file, for another computer.)
+    """
+    from NeonatalSegLib.models.exported import export_model
+    from NeonatalSegLib.models.registry import find_model
+
+    model = find_model(name)
+    windows, subjects = None, list[str]()
+    if cache is not None:
+        from NeonatalSegLib.training.calibration import calibration_windows
+
+        windows, subjects = calibration_windows(model, cache)
+        typer.echo(f"Calibrating on {len(windows)} windows of {len(subjects)} training subjects ...")
+    calibration = {"windows": len(windows), "subjects": subjects} if windows else None
+    file = export_model(model, windows, calibration)
+    typer.echo(f"Written: {file} ({file.stat().st_size / 1e6:.1f} MB)")
 
 
 @app.command("import")

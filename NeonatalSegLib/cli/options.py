@@ -14,7 +14,11 @@ T2 = Annotated[Optional[Path], typer.Option(help="T2 image, or a folder with one
 Model = Annotated[
     Optional[str], typer.Option(help="Name or folder of a model; default: the accepted one, else the shipped one.")
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps, or gpu (Intel's, through OpenVINO).")]
+Engine = Annotated[
+    str,
+    typer.Option(help="auto, openvino (CPUs) or torch (GPUs, or where OpenVINO is not).", envvar="NEONATALSEG_ENGINE"),
+]
 TrustHeaders = Annotated[bool, typer.Option("--trust-headers", help="Do not register T1 to T2.")]
 N4 = Annotated[bool, typer.Option("--n4", help="Correct the bias field first (N4).")]
 Flips = Annotated[bool, typer.Option("--flips", help="Average with the mirror image (twice the network's time).")]

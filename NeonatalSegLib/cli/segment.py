@@ -12,6 +12,7 @@ from NeonatalSegLib.cli.options import (
     T1,
     T2,
     Device,
+    Engine,
     Flips,
     Model,
     Probabilities,
@@ -34,6 +35,7 @@ def segment(
     age: Annotated[Optional[float], typer.Option(help="Post-menstrual age in weeks.")] = None,
     model: Model = None,
     device: Device = "auto",
+    engine: Engine = "auto",
     trust_headers: TrustHeaders = False,
     n4: N4 = False,
     flips: Flips = False,
@@ -58,7 +60,7 @@ def segment(
         uncertainty=uncertainty,
         strict=strict,
     )
-    segmenter = Segmenter(model or None, device)
+    segmenter = Segmenter(model or None, device, engine)
     verdict = _report(segment_to_folder(segmenter, scan, out, options=options, progress=progress_line))
     if strict and verdict == FAIL:
         raise typer.Exit(IMPLAUSIBLE)
@@ -75,6 +77,8 @@ def batch(
     ] = None,
     model: Model = None,
     device: Device = "auto",
+    engine: Engine = "auto",
+    at_once: Annotated[int, typer.Option(min=1, help="Scans side by side, each with its share of the cores.")] = 1,
     trust_headers: TrustHeaders = False,
     n4: N4 = False,
     flips: Flips = False,
@@ -102,9 +106,9 @@ def batch(
         uncertainty=uncertainty,
         strict=strict,
     )
-    segmenter = Segmenter(model or None, device)
+    segmenter = Segmenter(model or None, device, engine)
     typer.echo(f"Model: {segmenter.model.name}  sha256 {segmenter.model.hash[:12]}")
-    result = run_study(segmenter, study, out, options, report=typer.echo)
+    result = run_study(segmenter, study, out, options, report=typer.echo, at_once=at_once)
     typer.echo(result.summary())
     raise typer.Exit(result.exit_status)
 
@@ -114,11 +118,12 @@ def demo(
     age: Annotated[float, typer.Option(help="Age of the synthetic newborn in weeks.")] = 40.0,
     model: Model = None,
     device: Device = "auto",
+    engine: Engine = "auto",
 ) -> None:
     """Draw a synthetic newborn, segment it, and print the DSC against the truth that it was drawn from."""
     from NeonatalSegLib.segmentation.demo import run_demo
 
-    written, table = run_demo(out, age, model or None, device, progress_line)
+    written, table = run_demo(out, age, model or None, device, progress_line, engine=engine)
     _report(written)
     typer.echo(f"\n{table}")
 
@@ -164,7 +169,8 @@ def _report(written: dict[str, Path]) -> str:
         typer.echo(f"{'Age by the model':<45}{facts['PredictedAgeWeeks']:8.1f} weeks")
     times = "  ".join(f"{k} {v:.1f} s" for k, v in facts["SecondsPerStage"].items())
     typer.echo(f"Model: {facts['Model']['Name']}  sha256 {facts['Model']['SHA256'][:12]}")
-    typer.echo(f"{facts['Device']}  {times}")
+    engine = facts["Engine"]
+    typer.echo(f"{facts['Device']}, {engine['Name']} {engine['Precision']}  {times}")
     for path in written.values():
         typer.echo(str(path))
     typer.echo(facts["Notice"])

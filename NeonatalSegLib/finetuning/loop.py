@@ -24,8 +24,8 @@ from NeonatalSegLib.finetuning.settings import FineTuningSettings
 from NeonatalSegLib.finetuning.sparse_labels import SparseCase, SparsePatches, central_part
 from NeonatalSegLib.networks.losses import DeepSupervisionLoss, merged_loss
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
-from NeonatalSegLib.networks.sliding_window import autocast
 from NeonatalSegLib.networks.strategies import Selection, trainable_parameters
+from NeonatalSegLib.networks.torch_engine import autocast, faster_on_cpu
 from NeonatalSegLib.tissues import NUMBER_OF_CLASSES, PHYSIOLOGICAL, UNKNOWN
 
 SOURCE_TOLERANCE = 0.01  # mean DSC that a new model may lose on the case that guards the old domain
@@ -153,7 +153,7 @@ class FineTuningRun:
         self.old = copy.deepcopy(old).to(device).eval()
         torch.manual_seed(settings.seed)
         fresh = build_network(shape) if settings.strategy == "scratch" else copy.deepcopy(old)
-        self.network = fresh.to(device)
+        self.network = faster_on_cpu(fresh.to(device), device)
         self.selection = trainable_parameters(self.network, shape, settings.strategy)
         tissues = [t.index for t in PHYSIOLOGICAL]  # without one of them there is nothing to score
         self.evaluated = any(np.isin(case.held_out, tissues).any() for case in cases)

@@ -12,7 +12,7 @@ from torch import nn
 
 from NeonatalSegLib.finetuning.sparse_labels import SparseCase
 from NeonatalSegLib.networks.network import NetworkSettings
-from NeonatalSegLib.networks.sliding_window import predict_windows
+from NeonatalSegLib.networks.torch_engine import predict_windows
 from NeonatalSegLib.tissues import NUMBER_OF_CLASSES, PHYSIOLOGICAL, UNKNOWN
 
 HELD_OUT_OVERLAP = 0.1  # of the windows that judge held-out slices: many judgements, each cheap

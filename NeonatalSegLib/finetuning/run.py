@@ -83,10 +83,15 @@ class FineTuned:
         }
 
     def save(self) -> Model:
-        """Write the network as a new version, a candidate, in the user's model store."""
+        """Write the network as a new version, a candidate, in the user's model store, with its export for CPUs."""
+        from NeonatalSegLib.models.exported import export_where_possible
         from NeonatalSegLib.models.store import add_version
 
-        return add_version(self.adapted.network, self.parent.network, self.parent, self.lineage(), licence=self.licence)
+        model = add_version(
+            self.adapted.network, self.parent.network, self.parent, self.lineage(), licence=self.licence
+        )
+        export_where_possible(model)
+        return model
 
 
 def finetune(
@@ -113,7 +118,8 @@ def finetune(
     """
     from NeonatalSegLib.finetuning.loop import run_finetuning
     from NeonatalSegLib.models.card import inherited_licence
-    from NeonatalSegLib.segmentation.segmenter import choose_device, device_text
+    from NeonatalSegLib.networks.torch_engine import device_text
+    from NeonatalSegLib.segmentation.device import choose_device
 
     where, notices = choose_device(device)
     licence = inherited_licence(model)

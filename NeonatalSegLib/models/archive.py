@@ -17,6 +17,7 @@ from NeonatalSegLib.files.atomic import write_file
 KNOWN_FILES = {
     "configs/metadata.json": 4_000_000,
     "models/model.pt": 1_000_000_000,
+    "models/openvino.zip": 1_000_000_000,
     "docs/README.md": 4_000_000,
     "LICENSE": 1_000_000,
 }

@@ -86,6 +86,7 @@ class ModelFacts:
         test_subjects: newborns that took part in neither.
         ages_weeks: youngest and oldest age in training, or None.
         figures: by inputs ("T1+T2", "T2" ...): "mean_dsc_no_bg", "subjects" and more.
+        one_window: trained so that one window over the whole brain is as good as several of the training patch.
         lineage: of a fine-tuned model, or None.
     """
 
@@ -94,6 +95,7 @@ class ModelFacts:
     test_subjects: tuple[str, ...] = ()
     ages_weeks: tuple[float, float] | None = None
     figures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    one_window: bool = False
     lineage: Lineage | None = None
 
     @classmethod
@@ -106,6 +108,7 @@ class ModelFacts:
             test_subjects=_names(ours.get("test_subjects")),
             ages_weeks=(float(ages[0]), float(ages[1])) if ages else None,
             figures=dict(ours.get("figures") or {}),
+            one_window=bool(ours.get("one_window")),
             lineage=Lineage.from_json(lineage) if lineage else None,
         )
 

@@ -1,166 +1,169 @@
-"""A network over a whole volume in few large windows with Gaussian blending (MONAI's sliding-window inference)."""
+"""A network over a whole volume in few large windows with Gaussian blending, in numpy: the same for every engine.
+
+The windows, the padding and the weights are those of MONAI's sliding-window inference, so that a model gives the same
+labels through either; the network itself runs behind :class:`Engine`.
+
+>>> window_starts(150, 96, 0.5)
+[0, 48, 54]
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import Any
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
-import torch
-from monai.data.utils import dense_patch_slices
-from monai.inferers.utils import sliding_window_inference
-from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetResBlock
-from torch import nn
-
-from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.networks.network import NetworkSettings
+import numpy as np
 
 OVERLAP = 0.5
+SIGMA_SHARE = 0.2  # of a window's edge: the standard deviation of the weights
+LEAST_WEIGHT = 1e-3
+
+Tick = Callable[[float], None]  # fraction done, 0-1; may raise to stop
+
+
+class Engine(Protocol):
+    """What runs a network on one window.
+
+    Attributes:
+        name: "torch" or "openvino".
+        precision: of the numbers it computes with: "fp32", "fp16", "bf16" or "int8".
+        device_text: where it runs, in words.
+    """
+
+    name: str
+    precision: str
+
+    @property
+    def device_text(self) -> str: ...
+
+    def run(self, window: np.ndarray, tick: Tick) -> tuple[np.ndarray, float | None]:
+        """Class probabilities of one window, and the age in weeks where the network tells one.
+
+        Args:
+            window: (2, z, y, x) float32, contiguous, each axis a multiple of the network's stride.
+            tick: called several times a second with the fraction of this window that is done; what it raises goes
+                through, after the computation has stopped.
+
+        Returns:
+            (classes, z, y, x) float32, valid until the next call, and the weeks or None.
+        """
+
+    def free_memory(self) -> None:
+        """Give back what is kept for the next window, after memory ran out."""
 
 
 def predict_windows(
-    network: nn.Module,
-    image: torch.Tensor,
-    settings: NetworkSettings,
+    engine: Engine,
+    image: np.ndarray,
+    window: Sequence[int],
+    stride: int,
     *,
-    window: Sequence[int] | None = None,
     flips: bool = False,
-    overlap: float | None = None,
-    progress: Callable[[float], None] | None = None,
-) -> torch.Tensor:
-    """Class probabilities of a prepared image.
+    overlap: float = OVERLAP,
+    progress: Tick | None = None,
+) -> tuple[np.ndarray, float | None]:
+    """Class probabilities of a prepared image, and the newborn's age.
 
     Args:
-        image: (2, z, y, x) float32 on the device of the network.
-        window: voxels (z, y, x) of a window; default the training patch. Axes on which the image is not larger are
-            covered by one window.
+        image: (2, z, y, x) float32.
+        window: voxels (z, y, x) of a window. Axes on which the image is not larger are covered by one window.
+        stride: windows are multiples of it.
         flips: average with the left-right mirror image (twice the time).
-        overlap: of neighbouring windows, 0-1; default ``OVERLAP``. Less is faster and a little worse.
-        progress: called with the fraction done (0-1) before every block of the network; may raise to stop.
+        overlap: of neighbouring windows, 0-1. Less is faster and a little worse.
 
     Returns:
-        (classes, z, y, x) float32 probabilities on the image's device.
+        (classes, z, y, x) float32 probabilities; the age in weeks, None where the network tells none. The age is the
+        mean over windows, each weighted by how much head it holds: by the sum of its probabilities of not being
+        outside background. A corner window with little but air in it knows little of the age. The network itself
+        says what is head, since air has no value of its own in a prepared image.
     """
-    options: Any = {"window": window, "flips": flips, "overlap": overlap, "progress": progress}
-    return predict_with_age(network, image, settings, **options)[0]
-
-
-def predict_age(network: nn.Module, image: torch.Tensor, settings: NetworkSettings) -> float:
-    """The newborn's age in weeks, as a network with an age head sees it; arguments as in :func:`predict_windows`.
-
-    Raises:
-        NeonatalSegError: the network has no age head.
-    """
-    age = predict_with_age(network, image, settings)[1]
-    if age is None:
-        raise NeonatalSegError("This network has no age head: train one with age_head = true among its settings.")
-    return age
-
-
-def predict_with_age(
-    network: nn.Module,
-    image: torch.Tensor,
-    settings: NetworkSettings,
-    *,
-    window: Sequence[int] | None = None,
-    flips: bool = False,
-    overlap: float | None = None,
-    progress: Callable[[float], None] | None = None,
-) -> tuple[torch.Tensor, float | None]:
-    """What :func:`predict_windows` gives, and the age in weeks from the same pass (None without an age head).
-
-    The age is the mean over windows, each weighted by how much head it holds: by the sum of its probabilities of not
-    being outside background. A corner window with little but air in it knows little of the age. The network itself
-    says what is head, since air has no value of its own in a prepared image.
-    """
-    was_training = network.training
-    network.eval()
-    try:
-        with torch.inference_mode(), autocast(image.device):
-            return _predict(network, image, settings, tuple(window or settings.patch), flips, overlap, progress)
-    finally:
-        network.train(was_training)
-
-
-def _predict(
-    network: nn.Module,
-    image: torch.Tensor,
-    settings: NetworkSettings,
-    window: tuple[int, ...],
-    flips: bool,
-    overlap: float | None,
-    progress: Callable[[float], None] | None,
-) -> tuple[torch.Tensor, float | None]:
-    overlap = OVERLAP if overlap is None else overlap
-    stride = settings.stride
     shape = image.shape[1:]
     window = tuple(-(-min(w, s) // stride) * stride for w, s in zip(window, shape, strict=True))
-    step = tuple(max(1, int(w * (1 - overlap))) for w in window)
-    padded = tuple(max(w, s) for w, s in zip(window, shape, strict=True))
-    passes = len(dense_patch_slices(padded, window, step)) * (2 if flips else 1)
-
-    ages: list[tuple[torch.Tensor, torch.Tensor]] = []  # (weeks, how much head) of each window
-
-    def softmax(batch: torch.Tensor) -> torch.Tensor:
-        if not settings.age_head:
-            return torch.softmax(network(batch).float(), 1)
-        logits, weeks = network.forward_with_age(batch)  # type: ignore[operator]
-        out = torch.softmax(logits.float(), 1)
-        ages.append((weeks[0], 1e-6 + (1 - out[0, 0]).sum()))  # never a sum of zero
-        return out
-
-    def predict(batch: torch.Tensor) -> torch.Tensor:
-        out = softmax(batch)
-        return (out + softmax(batch.flip(-1)).flip(-1)) / 2 if flips else out
-
-    with _with_progress(network, passes, progress):
-        result: Any = sliding_window_inference(
-            image[None],
-            window,
-            1,
-            predict,
-            overlap=overlap,
-            mode="gaussian",
-            sigma_scale=0.2,
-            padding_mode="replicate",
-        )
-    if not ages:
-        return result[0].float(), None
-    weeks, head = (torch.stack(values) for values in zip(*ages, strict=True))
-    return result[0].float(), float((weeks * head).sum() / head.sum())
+    room = [max(w - s, 0) for w, s in zip(window, shape, strict=True)]
+    if any(room):
+        image = np.pad(image, [(0, 0)] + [(n // 2, n - n // 2) for n in room], mode="edge")
+    starts = [window_starts(n, w, overlap) for n, w in zip(image.shape[1:], window, strict=True)]
+    boxes = [tuple(slice(a, a + w) for a, w in zip(place, window, strict=True)) for place in itertools.product(*starts)]
+    runs = _Runs(engine, len(boxes) * (1 + flips), progress)
+    blend = _Blend(image.shape[1:], window)
+    for box in boxes:
+        part = image[(slice(None),) + box]
+        found = runs.run(part)
+        if flips:
+            found = found.copy()  # the engine may use its buffer again
+            found = (found + runs.run(part[..., ::-1])[..., ::-1]) / 2
+        if len(boxes) == 1:
+            blend.total = found.copy()
+        else:
+            blend.add(box, found)
+    inner = tuple(slice(n // 2, n // 2 + s) for n, s in zip(room, shape, strict=True))
+    return blend.finished()[(slice(None),) + inner], runs.age
 
 
-@contextmanager
-def _with_progress(network: nn.Module, passes: int, progress: Callable[[float], None] | None) -> Iterator[None]:
-    """Call ``progress`` before every block of the network, not only between windows.
+class _Runs:
+    """The engine over one window after the other: progress of the whole, and the age from all of them."""
 
-    A whole head is one window, seconds long on a CPU: that is too long to wait for Cancel.
-    """
-    if progress is None:
-        yield
-        return
-    blocks = [m for m in network.modules() if isinstance(m, (UnetBasicBlock, UnetResBlock))] or [network]
-    begun = 0
+    def __init__(self, engine: Engine, number: int, progress: Tick | None) -> None:
+        self._engine, self._number, self._progress = engine, number, progress
+        self._done = 0
+        self._ages: list[tuple[float, float]] = []  # weeks, how much head
 
-    def report(*_: Any) -> None:
-        nonlocal begun
-        progress(begun / (passes * len(blocks)))
-        begun += 1
+    def run(self, part: np.ndarray) -> np.ndarray:
+        """Probabilities of one window, valid until the next call."""
+        probabilities, weeks = self._engine.run(np.ascontiguousarray(part), self._tick)
+        self._done += 1
+        if weeks is not None:
+            head = part[0].size - float(probabilities[0].sum(dtype=np.float64))
+            self._ages.append((weeks, 1e-6 + head))  # never a sum of zero
+        return probabilities
 
-    handles = [block.register_forward_pre_hook(report) for block in blocks]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    @property
+    def age(self) -> float | None:
+        """The mean over windows, weighted by their heads; None where the network tells no age."""
+        total = sum(head for _, head in self._ages)
+        return sum(weeks * head for weeks, head in self._ages) / total if self._ages else None
+
+    def _tick(self, share: float) -> None:
+        if self._progress is not None:
+            self._progress((self._done + share) / self._number)
 
 
-def autocast(device: torch.device) -> Any:
-    """Mixed precision where the device gains from it: bf16 on CPUs, bf16 or fp16 on GPUs."""
-    if device.type == "cuda":
-        return torch.autocast(
-            "cuda", torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-        )
-    if device.type == "cpu":
-        return torch.autocast("cpu", torch.bfloat16)
-    return nullcontext()
+class _Blend:
+    """The weighted mean of overlapping windows."""
+
+    def __init__(self, shape: Sequence[int], window: Sequence[int]) -> None:
+        self.total: np.ndarray | None = None
+        self._shape = tuple(shape)
+        self._weights = blending_weights(window)
+        self._summed = np.zeros(self._shape, np.float32)
+
+    def add(self, box: tuple[slice, ...], found: np.ndarray) -> None:
+        if self.total is None:
+            self.total = np.zeros((len(found),) + self._shape, np.float32)
+        self._summed[box] += self._weights
+        for mine, new in zip(self.total, found, strict=True):  # class by class: what is multiplied stays in the cache
+            mine[box] += new * self._weights
+
+    def finished(self) -> np.ndarray:
+        assert self.total is not None
+        if self._summed.any():
+            self.total /= self._summed
+        return self.total
+
+
+def window_starts(size: int, window: int, overlap: float) -> list[int]:
+    """First voxels of the windows along one axis: a step apart, the last one moved back to end with the image."""
+    if window >= size:
+        return [0]
+    step = max(1, int(window * (1 - overlap)))
+    return [*range(0, size - window, step), size - window]
+
+
+def blending_weights(window: Sequence[int]) -> np.ndarray:
+    """(z, y, x) float32: a Gaussian around the centre of a window, never less than ``LEAST_WEIGHT``."""
+    weights = np.ones((), np.float32)
+    for n in window:
+        x = np.arange(n, dtype=np.float32) - (n - 1) / 2
+        weights = weights[..., None] * np.exp(x**2 / (-2 * (SIGMA_SHARE * n) ** 2)).astype(np.float32)
+    return np.maximum(weights, max(float(weights.min()), LEAST_WEIGHT))

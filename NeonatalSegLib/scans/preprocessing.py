@@ -1,14 +1,12 @@
-"""From a Scan to the network's grid, and the exact way back.
+"""From a Scan to the network's grid; the exact way back is ``way_back.py``.
 
 The way in: T1 onto T2, one interpolation onto an isotropic grid along the patient's axes, crop to the foreground,
 z-score over the foreground (paper, section 2, "Pipeline Design": "cropped ... to non-zero value regions").
-The way back: class probabilities (not labels) are interpolated at the voxel centres of the scan's own grid.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
@@ -17,9 +15,6 @@ from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.registration import agreement, register_rigid
 from NeonatalSegLib.scans.scan import Scan
-
-if TYPE_CHECKING:
-    import torch
 
 MODALITIES = ("t1", "t2")  # the network's channels, in this order
 MARGIN_VOXELS = 2
@@ -231,52 +226,3 @@ def _antialiased(image: sitk.Image, spacing_mm: float) -> sitk.Image:
     if max(sigma) < 0.2 * spacing_mm:
         return image
     return sitk.DiscreteGaussian(image, [max(s, 1e-3) ** 2 for s in sigma], 8, 0.01, True)
-
-
-def back_to_scan(values: torch.Tensor, prepared: Prepared, reduce: str = "labels") -> np.ndarray:
-    """Interpolate class probabilities at the voxel centres of the scan's own grid.
-
-    Args:
-        values: (classes, z, y, x) float probabilities on ``prepared.grid``, on any device; work is done there.
-        reduce: "labels" gives (z, y, x) uint8, the most probable class; "all" gives (z, y, x, classes) float32.
-
-    Returns:
-        An array on ``prepared.target``; outside the network's grid everything is class 0.
-    """
-    import torch
-    from torch.nn.functional import grid_sample
-
-    classes = values.shape[0]
-    shape = prepared.target.shape
-    out = np.zeros(shape if reduce == "labels" else (*shape, classes), np.uint8 if reduce == "labels" else np.float32)
-    if reduce == "all":
-        out[..., 0] = 1.0
-    start, stop = _box_within(prepared.target, prepared.grid)
-    matrix = np.linalg.inv(prepared.grid.matrix()) @ prepared.target.matrix()
-    scale = 2.0 / np.maximum(np.asarray(prepared.grid.size) - 1, 1)
-    m = torch.tensor(matrix[:3, :3] * scale[:, None], dtype=torch.float32, device=values.device)
-    t = torch.tensor(matrix[:3, 3] * scale - 1.0, dtype=torch.float32, device=values.device)
-    x, y = (torch.arange(start[a], stop[a], dtype=torch.float32, device=values.device) for a in (0, 1))
-    plane = x[None, :, None] * m[:, 0] + y[:, None, None] * m[:, 1] + t
-    step = max(1, 2_000_000 // max(1, plane.shape[0] * plane.shape[1]))
-    for z0 in range(start[2], stop[2], step):
-        z = torch.arange(z0, min(z0 + step, stop[2]), dtype=torch.float32, device=values.device)
-        where = plane[None] + z[:, None, None, None] * m[:, 2]
-        sampled = grid_sample(values[None].float(), where[None], align_corners=True, padding_mode="zeros")[0]
-        sampled[0] += 1.0 - sampled.sum(0)  # what lies outside the grid is background
-        block = (slice(z0, z0 + len(z)), slice(start[1], stop[1]), slice(start[0], stop[0]))
-        if reduce == "labels":
-            out[block] = sampled.argmax(0).to(torch.uint8).cpu().numpy()
-        else:
-            out[block] = sampled.movedim(0, -1).cpu().numpy()
-    return out
-
-
-def _box_within(target: Grid, source: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """First and one-past-last index (x, y, z) of the part of ``target`` that ``source`` covers."""
-    inverse = np.linalg.inv(target.matrix())
-    corners = source.corners_mm() @ inverse[:3, :3].T + inverse[:3, 3]
-    size = np.asarray(target.size)
-    start = np.clip(np.floor(corners.min(0)).astype(int) - 1, 0, size)
-    stop = np.clip(np.ceil(corners.max(0)).astype(int) + 2, 0, size)
-    return start, stop

@@ -1,4 +1,4 @@
-"""A whole study in one call: one warm model, one scan after the other, finished scans skipped, failures told.
+"""A whole study in one call: a warm model, one scan after the other or several at once, what is finished skipped.
 
 The seam for clusters is :func:`run_scan`: it does one scan and needs nothing of the others.
 """
@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +32,7 @@ from NeonatalSegLib.segmentation.verdict import PASS
 from NeonatalSegLib.tissues import TISSUES
 
 UNKNOWN = "n/a"
+_segmenter: Segmenter  # of a process that works for _side_by_side
 ALL, SOME, NONE = 0, 3, 4  # exit status: how many of the scans succeeded
 
 
@@ -139,39 +144,91 @@ def run_study(
     out: str | Path,
     options: SegmentOptions = SegmentOptions(),
     report: Callable[[str], None] = print,
+    *,
+    at_once: int = 1,
 ) -> StudyResult:
     """Segment every scan that is not done yet; a failure is reported and the rest goes on.
+
+    With ``at_once`` above 1 as many scans are segmented side by side, each in a process with its share of the cores.
 
     A scan counts as done where its side-car names the same inputs, model and options and its label map is there.
     Writes ``volumes.tsv`` (one row per scan) and ``dataset_description.json`` into ``out``.
     """
     out = Path(out)
     result, started = StudyResult(), time.monotonic()
-    for number, scan in enumerate(scans, 1):
-        status = "was done before"
-        if is_done(segmenter, scan, out, options):
-            result.skipped.append(scan.name)
+    left = [scan for scan in scans if not is_done(segmenter, scan, out, options)]
+    result.skipped = [scan.name for scan in scans if scan not in left]
+    for name in result.skipped:
+        report(f"{name}: was done before")
+    outcomes = _side_by_side if at_once > 1 else _one_by_one
+    for number, (scan, failure) in enumerate(outcomes(segmenter, left, out, options, at_once), 1):
+        if failure:
+            result.failed[scan.name] = failure
         else:
-            try:
-                run_scan(segmenter, scan, out, options)
-                result.done.append(scan.name)
-                verdict = _verdict(_sidecar(scan, out))
-                status = "done" if verdict == PASS else f"done, plausibility {verdict}"
-            except NeonatalSegError as error:
-                result.failed[scan.name] = str(error)
-                status = f"failed: {error}"
-            except Exception as error:  # one odd scan must not end a study of a thousand
-                result.failed[scan.name] = f"{type(error).__name__}: {error}"
-                status = f"failed: {type(error).__name__}: {error}"
-        worked = len(result.done) + len(result.failed)
-        left = (time.monotonic() - started) / worked * (len(scans) - number) if worked else 0.0
-        report(f"[{number}/{len(scans)}] {scan.name}: {status}  ({left / 60:.0f} min left)")
+            result.done.append(scan.name)
+        minutes = (time.monotonic() - started) / number * (len(left) - number) / 60
+        verdict = PASS if failure else _verdict(_sidecar(scan, out))
+        done = "done" if verdict == PASS else f"done, plausibility {verdict}"
+        report(
+            f"[{number}/{len(left)}] {scan.name}: {f'failed: {failure}' if failure else done}  ({minutes:.0f} min left)"
+        )
     for scan in scans:
         if (verdict := _verdict(_sidecar(scan, out))) not in (PASS, UNKNOWN):
             result.doubtful[scan.name] = verdict
     _write_description(out)
     result.table = _write_table(scans, out)
     return result
+
+
+Outcomes = Iterator[tuple[StudyScan, str]]  # scans as they end, with why they failed or ""
+
+
+def _one_by_one(
+    segmenter: Segmenter, scans: Sequence[StudyScan], out: Path, options: SegmentOptions, _: int
+) -> Outcomes:
+    for scan in scans:
+        yield scan, _attempt(segmenter, scan, out, options)
+
+
+def _side_by_side(
+    segmenter: Segmenter, scans: Sequence[StudyScan], out: Path, options: SegmentOptions, at_once: int
+) -> Outcomes:
+    """Several processes, each with its share of the cores and the model loaded once."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    given = (segmenter.model.folder, *segmenter.wishes, max(1, cores // at_once))
+    pool = ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn"), _start, given)
+    try:
+        running = {pool.submit(_attempt_here, scan, out, options): scan for scan in scans}
+        for future in as_completed(running):
+            yield running[future], future.result()
+    except BrokenProcessPool as error:
+        raise NeonatalSegError(
+            "A process that segments ended unexpectedly, perhaps for lack of memory: start again with a smaller "
+            "--at-once. What is finished is kept."
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start(model: Path, device: str, engine: str, threads: int) -> None:
+    """In a process of its own: the segmenter that its scans share."""
+    global _segmenter
+    _segmenter = Segmenter(model, device, engine, threads=threads)
+
+
+def _attempt_here(scan: StudyScan, out: Path, options: SegmentOptions) -> str:
+    return _attempt(_segmenter, scan, out, options)
+
+
+def _attempt(segmenter: Segmenter, scan: StudyScan, out: Path, options: SegmentOptions) -> str:
+    """Segment one scan; "" or why that failed."""
+    try:
+        run_scan(segmenter, scan, out, options)
+        return ""
+    except NeonatalSegError as error:
+        return str(error)
+    except Exception as error:  # one odd scan must not end a study of a thousand
+        return f"{type(error).__name__}: {error}"
 
 
 def run_scan(segmenter: Segmenter, scan: StudyScan, out: Path, options: SegmentOptions) -> dict[str, Path]:

@@ -17,13 +17,19 @@ DEMO_SEED = 2026  # not one of the phantoms in the training mix
 
 
 def run_demo(
-    folder: str | Path, age_weeks: float, model: str | Path | None, device: str, progress: Progress | None = None
+    folder: str | Path,
+    age_weeks: float,
+    model: str | Path | None,
+    device: str,
+    progress: Progress | None = None,
+    *,
+    engine: str = "auto",
 ) -> tuple[dict[str, Path], str]:
     """Draw a newborn into ``folder/scan``, segment it into ``folder``; returns files and a DSC table."""
     from NeonatalSegLib.datasets.phantom import write_newborn
 
     folder = Path(folder)
-    segmenter = Segmenter(model, device)
+    segmenter = Segmenter(model, device, engine)
     files = write_newborn(folder / "scan", age_weeks=age_weeks, seed=DEMO_SEED)
     scan = load_scan(files["t1"], files["t2"], age_weeks=age_weeks)
     written = segment_to_folder(segmenter, scan, folder, progress=progress)

@@ -129,6 +129,7 @@ def sidecar(segmentation: Segmentation, scan: Scan, options: SegmentOptions | No
         "Model": {"Name": segmentation.model_name, "SHA256": segmentation.model_hash},
         "Options": vars(options) if options else {},
         "Device": segmentation.device,
+        "Engine": segmentation.engine,
         "SecondsPerStage": {k: round(v, 3) for k, v in segmentation.times_s.items()},
         "RegistrationQuality": segmentation.registration_quality,
         "VolumesML": {k: round(v, 3) for k, v in segmentation.volumes_ml.items() if k != "background"},
@@ -141,11 +142,11 @@ def sidecar(segmentation: Segmentation, scan: Scan, options: SegmentOptions | No
 def versions() -> dict[str, str]:
     """Versions of what the result depends on."""
     out = {"neonatalseg": __version__, "python": platform.python_version(), "system": platform.platform()}
-    for package in ("torch", "monai", "SimpleITK", "numpy"):
+    for package in ("openvino", "torch", "monai", "SimpleITK", "numpy"):
         try:
             out[package] = version(package)
         except PackageNotFoundError:
-            out[package] = "unknown"
+            continue  # of the engines, one is enough
     return out
 
 

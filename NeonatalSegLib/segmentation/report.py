@@ -47,6 +47,10 @@ PAGE = """<!doctype html>
 {% for modality, path in facts.Inputs.items() %}<tr><th>{{ modality|upper }}</th><td>{{ path }}</td></tr>{% endfor %}
 <tr><th>Model</th><td>{{ facts.Model.Name }} <small>SHA-256 {{ facts.Model.SHA256 }}</small></td></tr>
 <tr><th>Device</th><td>{{ facts.Device }}</td></tr>
+{% if facts.Engine %}
+<tr><th>Engine</th><td>{{ facts.Engine.Name }}, {{ facts.Engine.Precision }} <small>{{ facts.Engine.Reason }};
+{{ facts.Engine.Processor }}: {{ facts.Engine.ProcessorFeatures }}</small></td></tr>
+{% endif %}
 <tr><th>Seconds</th><td>{% for stage, s in facts.SecondsPerStage.items() %}{{ stage }} {{ s }} {% endfor %}</td></tr>
 <tr><th>Agreement of T1 and T2</th>
 <td>{% if facts.RegistrationQuality is none %}one modality only

@@ -14,6 +14,8 @@ import numpy as np
 from NeonatalSegLib.scans.preprocessing import MARGIN_VOXELS, Prepared, zscore
 from NeonatalSegLib.tissues import CORTICAL_GM, PHYSIOLOGICAL
 
+CORTEX = next(t.index for t in PHYSIOLOGICAL if t.key == "cortical_gm")
+
 # Volume of the head against that of the brain without CSF, which a first pass may see all over a scalp: 1.3 to 1.8 in
 # the ALBERTs and the age templates, 2.5 and more with a skull on.
 MAX_HEAD_TO_BRAIN_RATIO = 2.1

@@ -12,7 +12,6 @@ import math
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
@@ -22,16 +21,16 @@ from NeonatalSegLib.evaluation.metrics import volumes_ml
 from NeonatalSegLib.models.bundle import Model
 from NeonatalSegLib.models.registry import current_model, find_model
 from NeonatalSegLib.networks.network import NetworkSettings
+from NeonatalSegLib.networks.sliding_window import Engine, predict_windows
 from NeonatalSegLib.progress import Progress
 from NeonatalSegLib.scans.grid import Grid
-from NeonatalSegLib.scans.preprocessing import MIN_AGREEMENT, Prepared, back_to_scan, prepare
+from NeonatalSegLib.scans.preprocessing import MIN_AGREEMENT, Prepared, prepare
 from NeonatalSegLib.scans.scan import Scan
+from NeonatalSegLib.scans.way_back import labels_on_scan, most_probable, probabilities_on_scan
+from NeonatalSegLib.segmentation.engines import OpenEngine, open_engine
+from NeonatalSegLib.segmentation.plausibility import age_warning, cut_brain_warning
 from NeonatalSegLib.segmentation.second_look import crop_to_brain
 from NeonatalSegLib.segmentation.verdict import Plausibility, assess, coarse_warning, evidence_of
-from NeonatalSegLib.tissues import PHYSIOLOGICAL
-
-if TYPE_CHECKING:
-    import torch
 
 STAGES = {
     "prepare": (0.0, 0.15),
@@ -43,8 +42,7 @@ STAGES = {
 # Where a head is left on: the first of these still leaves some scalp. Each costs the network's time once more.
 FURTHER_LOOKS = ("brain alone", "once more")
 METHOD = 2  # raised when the way from scan to label map changes: 2 looks again at the brain alone (second_look.py)
-MAX_AGE_GAP_WEEKS = 2.0  # between the age given and the age that the model tells
-CUT_SHARE = 0.01  # of the border faces showing brain: above it the field of view cuts the brain
+MAX_WINDOW_VOXELS = 8_000_000  # of one window: a head and neck are more, and take the training patch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +81,7 @@ class Segmentation:
         model_name, model_hash: which model made it.
         registration_quality: agreement of T1 and T2, 0-1, or None with one of them.
         age_weeks: post-menstrual age as the model sees it; None where it has no age head.
+        engine: which one ran the network, its precision, why, and what the processor can do (strings by name).
         focused: the scan showed much besides the brain and was segmented again with that masked (second_look.py).
     """
 
@@ -97,6 +96,7 @@ class Segmentation:
     model_hash: str = ""
     registration_quality: float | None = None
     age_weeks: float | None = None
+    engine: dict[str, str] = field(default_factory=dict)
     focused: bool = False
     plausibility: Plausibility = field(default_factory=Plausibility)
 
@@ -106,25 +106,42 @@ class Segmenter:
 
     Args:
         model: name, bundle folder, or a Model; None for the accepted current one, else the shipped one.
-        device: "auto" (a GPU that works, else the CPU), "cpu" or "cuda".
+        device: "auto" (a GPU that works, else the CPU), "cpu", "cuda", "mps", or "gpu" (Intel's, through OpenVINO).
+        engine: "auto", "openvino" or "torch"; see :func:`NeonatalSegLib.networks.choice.choose`.
+        threads: most threads on a CPU; None for all.
 
     Raises:
-        NeonatalSegError: no such model, a bad model file, or "cuda" where no GPU works.
+        NeonatalSegError: no such model, a bad model file, or an engine or device asked for that cannot be used.
+
+    Example: docs/api.md, which a test runs.
     """
 
-    def __init__(self, model: str | Path | Model | None = None, device: str = "auto") -> None:
+    def __init__(
+        self,
+        model: str | Path | Model | None = None,
+        device: str = "auto",
+        engine: str = "auto",
+        *,
+        threads: int | None = None,
+    ) -> None:
         warnings: list[str] = []
         if model is None:
             model, warnings = current_model()
         self.model = model if isinstance(model, Model) else find_model(model)
-        self.device, notice = choose_device(device)
-        self._notice = [*warnings, *notice]
-        self._network = self.model.load_network().to(self.device)
+        self._open = open_engine(self.model, device, engine, threads=threads)
+        self.wishes = (device, engine)  # as they were given
+        self._may_fall_back, self._threads = engine == "auto" and device in ("auto", "cpu"), threads
+        self._notice = warnings
+
+    @property
+    def engine(self) -> Engine:
+        """What runs the network."""
+        return self._open.engine
 
     @property
     def device_text(self) -> str:
         """The device in words, such as "GPU: NVIDIA H200" or "CPU (2 threads)"."""
-        return device_text(self.device)
+        return self.engine.device_text
 
     def segment(
         self,
@@ -140,8 +157,6 @@ class Segmenter:
             NeonatalSegError: no head in the scan, too little memory, or (``options.strict``) T1 and T2 disagree.
             Cancelled: whatever ``progress`` raises goes through.
         """
-        import torch
-
         clock = _Clock(progress)
         clock.enter("prepare")
         prepared = prepare(scan, self.model.spacing_mm, trust_headers=options.trust_headers, n4=options.n4)
@@ -149,14 +164,13 @@ class Segmenter:
             prepared = replace(prepared, target=target)
         if options.strict and prepared.agreement is not None and prepared.agreement < MIN_AGREEMENT:
             raise NeonatalSegError(f"{prepared.warnings[-1]} (refused because of --strict)")
-        warnings = list(self._notice)
+        warnings = [*self._notice, *self._open.notices]
         doubts = [*prepared.warnings, *coarse_warning(scan), *self._outside_training(scan)]
         clock.enter("network")
         probabilities, age = self._run_network(prepared, options, clock, warnings)
         looked_again = False
         for stage in FURTHER_LOOKS:
-            labels = probabilities.argmax(0).to(torch.uint8).cpu().numpy()
-            closer = crop_to_brain(prepared, labels, force=looked_again)
+            closer = crop_to_brain(prepared, most_probable(probabilities), force=looked_again)
             if closer is None:
                 break
             clock.enter(stage)
@@ -172,53 +186,68 @@ class Segmenter:
         clock.leave()
         result.times_s = clock.times_s
         result.device, result.model_name, result.model_hash = self.device_text, self.model.name, self.model.hash
-        result.registration_quality = prepared.agreement
+        result.registration_quality, result.engine = prepared.agreement, self._open.facts()
         return result
 
     def _run_network(
         self, prepared: Prepared, options: SegmentOptions, clock: _Clock, warnings: list[str]
-    ) -> tuple[torch.Tensor, float | None]:
+    ) -> tuple[np.ndarray, float | None]:
         """Probabilities on the network's grid, and the age where the model tells one.
 
-        Large windows first, then smaller ones, then the CPU, as memory allows.
+        Large windows first, then smaller ones, then the CPU, as memory allows. Where OpenVINO fails, PyTorch.
         """
-        import torch
-
-        from NeonatalSegLib.networks.sliding_window import predict_with_age
-
-        windows = window_sizes(self.model.network)
-        attempts = [(self.device, w) for w in windows]
-        if self.device.type != "cpu":
-            attempts += [(torch.device("cpu"), w) for w in windows]
-        for number, (device, window) in enumerate(attempts):
+        windows = window_sizes(self.model.network, prepared.grid.shape, self.model.facts.one_window)
+        attempts: list[tuple[OpenEngine | None, tuple[int, ...]]] = [(self._open, w) for w in windows]
+        if self._open.choice.device != "cpu":
+            attempts += [(None, w) for w in windows]
+        on_cpu: OpenEngine | None = None
+        for number, (opened, window) in enumerate(attempts):
+            if opened is None:
+                opened = on_cpu = on_cpu or open_engine(self.model, "cpu", threads=self._threads)
             try:
-                network = self._network if device == self.device else self.model.load_network()
-                image = torch.from_numpy(prepared.array).to(device)
-                out = predict_with_age(
-                    network, image, self.model.network, window=window, flips=options.flips, progress=clock.within
+                out = predict_windows(
+                    opened.engine,
+                    prepared.array,
+                    window,
+                    self.model.network.stride,
+                    flips=options.flips,
+                    progress=clock.within,
                 )
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if device.type == "cuda":
-                    torch.cuda.empty_cache()
-                continue
+            except (MemoryError, RuntimeError) as error:
+                if is_out_of_memory(error):
+                    opened.engine.free_memory()
+                    continue
+                if opened.engine.name == "openvino" and self._may_fall_back:
+                    return self._without_openvino(error, prepared, options, clock, warnings)
+                raise
             if number:
-                where = device_text(device)
+                where = opened.engine.device_text
                 warnings.append(f"Memory ran out: the network ran in windows of {window[0]} voxels on {where}.")
             return out
         raise NeonatalSegError("There is too little memory to segment this scan, even in small windows on the CPU.")
 
-    def _bring_back(self, probabilities: torch.Tensor, prepared: Prepared, options: SegmentOptions) -> Segmentation:
+    def _without_openvino(
+        self, error: Exception, prepared: Prepared, options: SegmentOptions, clock: _Clock, warnings: list[str]
+    ) -> tuple[np.ndarray, float | None]:
+        """The same with PyTorch, from now on; the user is told."""
+        reason = f"it failed on this scan ({str(error).strip().splitlines()[-1]})"
+        try:
+            self._open = open_engine(self.model, "cpu", threads=self._threads, without=reason)
+        except NeonatalSegError as neither:
+            raise neither from error
+        warnings.append(f"{self._open.choice.reason}.")
+        return self._run_network(prepared, options, clock, warnings)
+
+    def _bring_back(self, probabilities: np.ndarray, prepared: Prepared, options: SegmentOptions) -> Segmentation:
         grid = prepared.target
-        labels = back_to_scan(probabilities, prepared)
+        labels = labels_on_scan(probabilities, prepared.grid, grid)
         result = Segmentation(grid.image(labels), volumes_ml(labels, grid.voxel_volume_mm3))
         if options.probabilities or options.uncertainty:
-            full = back_to_scan(probabilities, prepared, reduce="all")
+            full = probabilities_on_scan(probabilities, prepared.grid, grid)
             if options.uncertainty:
-                result.uncertainty = grid.image(entropy(full))
+                result.uncertainty = grid.image(entropy(full, axis=0))
             if options.probabilities:
-                result.probabilities = grid.image(full, vector=True)
+                result.probabilities = grid.image(np.moveaxis(full, 0, -1), vector=True)
         return result
 
     def _outside_training(self, scan: Scan) -> list[str]:
@@ -232,83 +261,30 @@ class Segmenter:
         return [text]
 
 
-def window_sizes(network: NetworkSettings) -> list[tuple[int, ...]]:
+def window_sizes(
+    network: NetworkSettings, shape: tuple[int, ...] = (), one_window: bool = False
+) -> list[tuple[int, ...]]:
     """Voxels (z, y, x) of the windows to try, largest first: the training patch, then two thirds and one third of it.
 
-    Never larger: the network's instance norm sees the statistics of a whole window, and a window with more air around
-    the brain than a training patch costs accuracy (one whole-head window: 0.03-0.08 of mean DSC on the validation
-    newborn, benchmarks/windows.py).
+    Larger ones only for a model that was trained for ``one_window`` over the whole image (of ``shape``), which is then
+    tried first: the network's instance norm sees the statistics of a whole window, and for other models a window with
+    more air around the brain than a training patch costs accuracy (one whole-head window: 0.03-0.08 of mean DSC on the
+    validation newborn, benchmarks/windows.py).
     """
     stride = network.stride
     sizes = [tuple(max(stride, p * share // 3 // stride * stride) for p in network.patch) for share in (3, 2, 1)]
+    if one_window and 0 < math.prod(shape) <= MAX_WINDOW_VOXELS:
+        sizes.insert(0, tuple(-(-n // stride) * stride for n in shape))
     return list(dict.fromkeys(sizes))
 
 
-def entropy(probabilities: np.ndarray) -> np.ndarray:
-    """Entropy over the last axis divided by its maximum: 0 (certain) to 1 (all classes alike), float32."""
-    p = np.clip(probabilities, 1e-7, 1.0)
-    return (-(p * np.log(p)).sum(-1) / math.log(p.shape[-1])).astype(np.float32)
-
-
-def age_warning(given: float | None, predicted: float | None) -> list[str]:
-    """A warning where the age given and the age that the model tells (weeks) are more than two weeks apart."""
-    if given is None or predicted is None or abs(given - predicted) <= MAX_AGE_GAP_WEEKS:
-        return []
-    text = (
-        f"The age given is {given:.1f} weeks, but the model estimates {predicted:.1f} weeks: more than "
-        f"{MAX_AGE_GAP_WEEKS:g} weeks apart. Check the age and that the scan is the right one; an unusual brain may "
-        "also be the reason, and then look at the segmentation with care."
-    )
-    return [text]
-
-
-def cut_brain_warning(labels: np.ndarray) -> list[str]:
-    """A warning where one of the six outer faces of the label map (z, y, x) shows tissue, i.e. the brain is cut."""
-    tissue = np.isin(labels, [t.index for t in PHYSIOLOGICAL if t.brain])
-    total = np.count_nonzero(tissue)
-    for axis in range(3):
-        for end in (0, -1):
-            face = np.take(tissue, end, axis)
-            widest = max(1, int(tissue.sum(tuple(a for a in range(3) if a != axis)).max()))
-            if total and np.count_nonzero(face) > max(20, CUT_SHARE * face.size, 0.15 * widest):
-                return ["The brain reaches the edge of the field of view: it may be cut, and volumes too small."]
-    return []
-
-
-def choose_device(wish: str) -> tuple[torch.device, list[str]]:
-    """A device that has run one real kernel, and a notice where a GPU is there but does not work.
-
-    Raises:
-        NeonatalSegError: unknown name, or "cuda" asked for and not usable.
-    """
-    import torch
-
-    if wish not in ("auto", "cpu", "cuda"):
-        raise NeonatalSegError(f"There is no device {wish!r}: choose auto, cpu or cuda.")
-    if wish == "cpu" or (wish == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu"), []
-    try:
-        # A GPU may be listed and still be too old or too new for this build: let it convolve before promising it.
-        probe = torch.nn.functional.conv3d(
-            torch.ones(1, 1, 4, 4, 4, device="cuda"), torch.ones(1, 1, 3, 3, 3, device="cuda")
-        )
-        if float(probe[0, 0, 0, 0, 0]) != 27.0:
-            raise RuntimeError("wrong result")
-        return torch.device("cuda"), []
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if wish == "cuda":
-            raise NeonatalSegError(f"No GPU can be used ({reason}). Choose --device auto or cpu.") from error
-        return torch.device("cpu"), [f"A GPU is there but cannot be used ({reason}); the CPU was used."]
-
-
-def device_text(device: torch.device) -> str:
-    """A device in words."""
-    import torch
-
-    if device.type == "cuda":
-        return f"GPU: {torch.cuda.get_device_name(device)}"
-    return f"CPU ({torch.get_num_threads()} threads)"
+def entropy(probabilities: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Entropy over the classes' axis divided by its maximum: 0 (certain) to 1 (all classes alike), float32."""
+    total = np.float32(0)
+    for p in np.moveaxis(probabilities, axis, 0):  # one class at a time: no second array of all of them
+        p = np.clip(p, 1e-7, 1.0)
+        total = total - p * np.log(p)
+    return (total / math.log(probabilities.shape[axis])).astype(np.float32)
 
 
 class _Clock:

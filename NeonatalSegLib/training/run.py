@@ -34,7 +34,7 @@ from NeonatalSegLib.models.bundle import Model, save_model
 from NeonatalSegLib.models.registry import find_model
 from NeonatalSegLib.networks.losses import DeepSupervisionLoss, age_loss, merged_loss
 from NeonatalSegLib.networks.network import build_network
-from NeonatalSegLib.networks.sliding_window import predict_with_age
+from NeonatalSegLib.networks.torch_engine import predict_with_age
 from NeonatalSegLib.tissues import UNKNOWN
 from NeonatalSegLib.training.callbacks import StopAfter, Stopwatch, TellProgress
 from NeonatalSegLib.training.patches import EpochSampler, PatchDataset, check_masks

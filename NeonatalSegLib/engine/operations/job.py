@@ -36,21 +36,21 @@ class WarmModels:
 
     def __init__(self, capacity: int = 2) -> None:
         self._capacity = capacity
-        self._segmenters: OrderedDict[tuple[str, str, str], Segmenter] = OrderedDict()
+        self._segmenters: OrderedDict[tuple[str, ...], Segmenter] = OrderedDict()
         # How long the last segmentation with this segmenter and these options took: the next one's time left.
         self.seconds: dict[tuple[int, SegmentOptions], float] = {}
 
-    def get(self, model: str | None, device: str) -> tuple[Segmenter, bool]:
+    def get(self, model: str | None, device: str, engine: str = "auto") -> tuple[Segmenter, bool]:
         """The segmenter for a model's name or path on a device, and whether it was already loaded."""
         from NeonatalSegLib.models.registry import find_model
         from NeonatalSegLib.segmentation.segmenter import Segmenter
 
         found = find_model(model or None)
         # The hash is in the key: a model that was fine-tuned under the same name is another model.
-        key = (str(found.folder), found.hash, device)
+        key = (str(found.folder), found.hash, device, engine)
         warm = key in self._segmenters
         if not warm:
-            self._segmenters[key] = Segmenter(found, device)
+            self._segmenters[key] = Segmenter(found, device, engine)
         self._segmenters.move_to_end(key)
         while len(self._segmenters) > self._capacity:
             dropped = self._segmenters.popitem(last=False)[1]

@@ -22,12 +22,13 @@ def segment(job: Job, models: WarmModels) -> dict[str, Any]:
     """Segment one newborn.
 
     Fields: ``t1``, ``t2`` (paths or null, one at least), ``name``, ``age_weeks``, ``model`` (name or path, null for the
-    default), ``device``, ``options`` (fields of SegmentOptions), ``folder`` (where the result's files go).
+    default), ``device``, ``engine``, ``options`` (fields of SegmentOptions), ``folder`` (where the result's files go).
 
     Result: ``label_map``, ``probabilities``, ``uncertainty`` (paths of .nrrd files on the scan's own grid, LPS; null
     where not asked for), ``volumes_ml``, ``verdict`` (pass, check or fail), ``warnings``, ``times_s`` (the segmenter's
-    stages and "load", "read", "write"), ``warm`` (the model was loaded), ``device``, ``model_name``, ``model_hash``,
-    ``registration_quality``, ``age_weeks`` (as the model sees it, null where it has no age head).
+    stages and "load", "read", "write"), ``warm`` (the model was loaded), ``device``, ``engine`` (its facts),
+    ``model_name``, ``model_hash``, ``registration_quality``, ``age_weeks`` (as the model sees it, null where it has no
+    age head).
     """
     options = _options(job.fields.get("options") or {})
     folder = job.folder
@@ -37,7 +38,8 @@ def segment(job: Job, models: WarmModels) -> dict[str, Any]:
     with _Stopwatch(times, "load"):
         from NeonatalSegLib.models.registry import current_model
 
-        segmenter, warm = models.get(job.fields.get("model"), job.fields.get("device") or "auto")
+        device, engine = (job.fields.get(key) or "auto" for key in ("device", "engine"))
+        segmenter, warm = models.get(job.fields.get("model"), device, engine)
         # An accepted model that is gone, where the user relies on it.
         fallback = [] if job.fields.get("model") else current_model()[1]
 
@@ -72,6 +74,7 @@ def segment(job: Job, models: WarmModels) -> dict[str, Any]:
         "times_s": {key: float(value) for key, value in done.times_s.items()} | times,
         "warm": warm,
         "device": done.device,
+        "engine": done.engine,
         "model_name": done.model_name,
         "model_hash": done.model_hash,
         "registration_quality": _number(done.registration_quality),

@@ -20,6 +20,7 @@ from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.labels import read_labels
 from NeonatalSegLib.scans.preprocessing import foreground, labels_on, prepare
 from NeonatalSegLib.scans.scan import Scan, load_scan, make_scan
+from NeonatalSegLib.scans.way_back import most_probable
 from NeonatalSegLib.segmentation.segmenter import Segmenter, entropy
 
 GAMMA = 0.35  # of the changed contrast: fluid and tissue are brightened until they nearly meet
@@ -128,21 +129,18 @@ def read_domain_scan(folder: Path, name: str) -> DomainScan:
 
 
 def _prepare_scan(folder: Path, scan: Scan, labels: sitk.Image, segmenter: Segmenter) -> None:
-    import torch
-
     from NeonatalSegLib.finetuning.mixing import HELD_OUT_OVERLAP
     from NeonatalSegLib.networks.sliding_window import predict_windows
 
-    prepared = prepare(scan, segmenter.model.spacing_mm)
-    image = torch.from_numpy(prepared.array).to(segmenter.device)
-    network = segmenter.model.load_network().to(segmenter.device)
-    predicted = predict_windows(network, image, segmenter.model.network, overlap=HELD_OUT_OVERLAP)
-    probabilities = predicted.movedim(0, -1).cpu().numpy()
+    prepared, network = prepare(scan, segmenter.model.spacing_mm), segmenter.model.network
+    probabilities, _ = predict_windows(
+        segmenter.engine, prepared.array, network.patch, network.stride, overlap=HELD_OUT_OVERLAP
+    )
     arrays: dict[str, Any] = {
         "image": prepared.array.astype(np.float16),
         "labels": labels_on(prepared.grid, labels),
-        "prediction": probabilities.argmax(-1).astype(np.uint8),
-        "uncertainty": entropy(probabilities).astype(np.float16),
+        "prediction": most_probable(probabilities),
+        "uncertainty": entropy(probabilities, axis=0).astype(np.float16),
         "spacing_mm": segmenter.model.spacing_mm,
     }
     write_file(folder / f"{scan.name}.npz", lambda part: np.savez(part, **arrays))

@@ -123,7 +123,7 @@ def one_run(
     from NeonatalSegLib.finetuning.run import fully_labelled
     from NeonatalSegLib.finetuning.settings import FineTuningSettings
     from NeonatalSegLib.models.registry import find_model
-    from NeonatalSegLib.segmentation.segmenter import choose_device
+    from NeonatalSegLib.segmentation.device import choose_device
 
     found = find_model(model)
     device, _ = choose_device("auto")

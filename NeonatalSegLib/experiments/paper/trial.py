@@ -27,8 +27,8 @@ from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.evaluation.metrics import dice_per_class
 from NeonatalSegLib.files.atomic import write_file
 from NeonatalSegLib.networks.network import build_network, parameter_count
-from NeonatalSegLib.networks.sliding_window import predict_with_age
 from NeonatalSegLib.networks.strategies import trainable_parameters
+from NeonatalSegLib.networks.torch_engine import predict_with_age
 from NeonatalSegLib.training.run import TrainingSettings, train
 
 CENTRAL = 0.9  # share of an axis from which BudgetSettings(extent="central") takes slices, as the paper's code does

@@ -220,7 +220,7 @@ class FineTuneController(VTKObservationMixin):
             if self._run is not None:
                 self._run.stop()
             return
-        if not dependencies.ensure(self.confirm):
+        if not dependencies.ensure(self.confirm, finetuning=True):
             self.panel.notice(_(DECLINED), "warning")
             return
         self.host.panel.ask_devices()

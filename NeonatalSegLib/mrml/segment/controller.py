@@ -216,7 +216,9 @@ class PanelController(VTKObservationMixin):
         if self.panel.devices:
             return
         if dependencies.missing():
-            self.panel.set_device_note(_("PyTorch is not installed yet: Segment asks before it installs anything."))
+            self.panel.set_device_note(
+                _("Some packages are not installed yet: Segment asks before it installs anything.")
+            )
             return
         self.panel.set_device_note(_("Starting the compute process ..."))
         self.logic.runner.ask_devices()

@@ -48,11 +48,13 @@ def usable_device(wanted: str, known: Sequence[Device]) -> str:
 def cpu_seconds(hello: Mapping[str, Any]) -> float | None:
     """What a segmentation will take on this CPU, roughly, before one was timed; None where the threads are not told.
 
-    Measured with the shipped network on newborns at 0.86 mm: 20 s of one thread, shared by all, and 3 s that are not.
+    Measured with the shipped network on newborns at 0.86 mm: 20 s of one thread with PyTorch, 3 s with OpenVINO, shared
+    by all, and 3 s that are not.
     """
     for device in hello.get("devices", ()):
         if device["name"] == "cpu" and (threads := re.search(r"(\d+) thread", str(device["text"]))):
-            return 3.0 + 20.0 / max(1, int(threads[1]))
+            shared = 3.0 if device.get("engine") == "openvino" else 20.0
+            return 3.0 + shared / max(1, int(threads[1]))
     return None
 
 

@@ -1,7 +1,8 @@
 """What has to be installed into Slicer's Python before the first segmentation, asked for once and in plain words.
 
-Nothing is installed at start-up. PyTorch comes through the PyTorch extension, which chooses the build for the graphics
-card; the rest through Slicer's own packaging functions. Slicer's own packages (numpy, SimpleITK, vtk) are left alone.
+Nothing is installed at start-up. What Segment needs is small; PyTorch, which is large, comes with the first
+fine-tuning, or where there is an NVIDIA card: through the PyTorch extension, which chooses the build for the card; the
+rest through Slicer's own packaging functions. Slicer's own packages (numpy, SimpleITK, vtk) are left alone.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 import slicer
 
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.networks.openvino_engine import has_wheels
+from NeonatalSegLib.segmentation.device import nvidia_card
 
 
 @dataclass(frozen=True)
@@ -25,19 +28,36 @@ class Requirement:
     size: str
 
 
+OPENVINO = Requirement("openvino", "openvino>=2025.0", "OpenVINO, 33 to 85 MB")
+PSUTIL = Requirement("psutil", "psutil>=5.9", "psutil, under 1 MB")
 TORCH = Requirement("torch", "torch>=2.10", "PyTorch, about 0.2 GB to download for the CPU, 2 to 4 GB with GPU support")
-REQUIREMENTS = (
-    TORCH,
-    Requirement("monai", "monai>=1.4", "MONAI, about 2 MB"),
-    Requirement("psutil", "psutil>=5.9", "psutil, under 1 MB"),
-)
-DECLINED = "Nothing was installed. Viewing, editing and exporting work as before; segmenting needs PyTorch."
+MONAI = Requirement("monai", "monai>=1.4", "MONAI, about 2 MB")
+DECLINED = "Nothing was installed. Viewing, editing and exporting work as before; segmenting needs these packages."
 
 
-def missing() -> list[Requirement]:
-    """What cannot be imported here; nothing is imported to find out."""
+def to_segment() -> list[Requirement]:
+    """The first step, small: OpenVINO; PyTorch where a graphics card or nothing else can use it, or it is there."""
+    torch = [TORCH, MONAI]
+    if nvidia_card() or not has_wheels() or all(_is_there(needed) for needed in torch):
+        return [*torch, PSUTIL]
+    return [OPENVINO, PSUTIL]
+
+
+def to_finetune() -> list[Requirement]:
+    """The second step: PyTorch as well, when someone fine-tunes."""
+    small = [OPENVINO] if has_wheels() else []
+    return [TORCH, MONAI, *small, PSUTIL]
+
+
+def missing(*, finetuning: bool = False) -> list[Requirement]:
+    """What cannot be imported here of what segmenting, or ``finetuning``, needs; nothing is imported to find out."""
     importlib.invalidate_caches()
-    return [needed for needed in REQUIREMENTS if importlib.util.find_spec(needed.module) is None]
+    needed = to_finetune() if finetuning else to_segment()
+    return [requirement for requirement in needed if not _is_there(requirement)]
+
+
+def _is_there(requirement: Requirement) -> bool:
+    return importlib.util.find_spec(requirement.module) is not None
 
 
 def question(needed: list[Requirement]) -> str:
@@ -50,13 +70,13 @@ def question(needed: list[Requirement]) -> str:
     )
 
 
-def ensure(ask: Callable[[str], bool]) -> bool:
-    """Install what is missing after ``ask(text)`` said yes; False where it said no.
+def ensure(ask: Callable[[str], bool], *, finetuning: bool = False) -> bool:
+    """Install what is :func:`missing` after ``ask(text)`` said yes; False where it said no.
 
     Raises:
         NeonatalSegError: an installation failed.
     """
-    needed = missing()
+    needed = missing(finetuning=finetuning)
     if not needed:
         return True
     if not ask(question(needed)):
@@ -67,11 +87,11 @@ def ensure(ask: Callable[[str], bool]) -> bool:
         except Exception as error:  # pip fails in many ways, with an exception type of each Slicer version
             raise NeonatalSegError(
                 f"{requirement.requirement} could not be installed ({error}). Check the network connection and the "
-                "room on the disk, then click Segment again."
+                "room on the disk, then try again."
             ) from error
-    if left := missing():
+    if left := missing(finetuning=finetuning):
         names = ", ".join(requirement.module for requirement in left)
-        raise NeonatalSegError(f"{names} could not be installed. Restart Slicer and click Segment again.")
+        raise NeonatalSegError(f"{names} could not be installed. Restart Slicer and try again.")
     return True
 
 

@@ -1,0 +1,35 @@
+"""What speaks against a segmentation, in words for the user: an age that does not fit, a brain that is cut."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from NeonatalSegLib.tissues import PHYSIOLOGICAL
+
+MAX_AGE_GAP_WEEKS = 2.0  # between the age given and the age that the model estimates
+CUT_SHARE = 0.01  # of the border faces showing brain: above it the field of view cuts the brain
+
+
+def age_warning(given: float | None, predicted: float | None) -> list[str]:
+    """A warning where the age given and the age that the model tells (weeks) are more than two weeks apart."""
+    if given is None or predicted is None or abs(given - predicted) <= MAX_AGE_GAP_WEEKS:
+        return []
+    text = (
+        f"The age given is {given:.1f} weeks, but the model estimates {predicted:.1f} weeks: more than "
+        f"{MAX_AGE_GAP_WEEKS:g} weeks apart. Check the age and that the scan is the right one; an unusual brain may "
+        "also be the reason, and then look at the segmentation with care."
+    )
+    return [text]
+
+
+def cut_brain_warning(labels: np.ndarray) -> list[str]:
+    """A warning where one of the six outer faces of the label map (z, y, x) shows tissue, i.e. the brain is cut."""
+    tissue = np.isin(labels, [t.index for t in PHYSIOLOGICAL if t.brain])
+    total = np.count_nonzero(tissue)
+    for axis in range(3):
+        for end in (0, -1):
+            face = np.take(tissue, end, axis)
+            widest = max(1, int(tissue.sum(tuple(a for a in range(3) if a != axis)).max()))
+            if total and np.count_nonzero(face) > max(20, CUT_SHARE * face.size, 0.15 * widest):
+                return ["The brain reaches the edge of the field of view: it may be cut, and volumes too small."]
+    return []
