@@ -13,20 +13,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import shutil
-import time
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files import leftovers
-from NeonatalSegLib.files.atomic import now, sync, sync_folder
-from NeonatalSegLib.files.lock import Lock
+from NeonatalSegLib.files.atomic import now
 from NeonatalSegLib.files.names import check_name
 from NeonatalSegLib.models import history as log
 from NeonatalSegLib.models.archive import name_in_zip, read_zip, write_zip
@@ -44,6 +39,16 @@ from NeonatalSegLib.models.registry import (
     is_name,
     is_there,
 )
+from NeonatalSegLib.models.store_folder import (
+    NEW,
+    appear,
+    claim_version,
+    delete,
+    is_bundle,
+    removed_at_end,
+    store_lock,
+    sweep,
+)
 from NeonatalSegLib.networks.network import NetworkSettings
 from NeonatalSegLib.resources import shipped_models
 
@@ -51,8 +56,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 SHIPPED, CANDIDATE, ACCEPTED = "shipped", "candidate", "accepted"
-_NEW, _TRASH, _LOCK, _OWNER = ".new-", ".trash-", ".lock", ".owner-"
-_ABANDONED_S = 24 * 3600.0  # a folder that is still being written after a day belongs to a process that was killed
 
 __all__ = [
     "accept",
@@ -101,11 +104,11 @@ def add_version(
     facts = {**_inherited(parent, origin), "lineage": lineage}
     try:
         while True:
-            folder = _claim_version(_root_name(parent.name))
-            with _removed_at_end(folder.parent):
+            folder = claim_version(_root_name(parent.name))
+            with removed_at_end(folder.parent):
                 text = version_card(folder.name, parent, origin, description, card, licence)
                 write_bundle(network, settings, folder, description, text, facts)
-                if _appear(folder):
+                if appear(folder):
                     return read_model(user_folder() / folder.name)
     except (OSError, RuntimeError) as error:  # torch tells of a full disk by a RuntimeError
         raise NeonatalSegError(log.why_not_written(user_folder(), error)) from error
@@ -134,7 +137,7 @@ def accept(name: str) -> Model:
     Raises:
         NeonatalSegError: there is no such model, or it is broken; what was current stays so.
     """
-    with _store_lock():  # or it could be discarded between the look and the entry
+    with store_lock():  # or it could be discarded between the look and the entry
         model = installed_model(name)
         model.check_weights()
 
@@ -188,16 +191,16 @@ def discard(name: str) -> None:
             )
         return Event(log.DISCARD, name, "")
 
-    with _store_lock():
+    with store_lock():
         there = is_name(name) and folder.is_dir()
-        if there and not _is_bundle(folder):
+        if there and not is_bundle(folder):
             raise NeonatalSegError(
                 f"{folder} was not deleted: it is not a model (it has neither {METADATA_FILE} nor {WEIGHTS_FILE}): "
                 "remove it by hand if you want."
             )
         log.add_event(decide)
         if there:
-            _delete(folder)
+            delete(folder)
 
 
 def history() -> list[Event]:
@@ -250,9 +253,9 @@ def import_model(zip_file: str | Path, name: str = "", *, rename: bool = False) 
     name = check_name(name or name_in_zip(file), "model", plain=True)
     try:
         user_folder().mkdir(parents=True, exist_ok=True)
-        _sweep(user_folder())
-        staging = user_folder() / f"{_NEW}{leftovers.mark()}"
-        with _removed_at_end(staging):
+        sweep(user_folder())
+        staging = user_folder() / f"{NEW}{leftovers.mark()}"
+        with removed_at_end(staging):
             read_zip(file, staging / name)
             try:
                 model = read_model(staging / name)
@@ -261,7 +264,7 @@ def import_model(zip_file: str | Path, name: str = "", *, rename: bool = False) 
                 raise NeonatalSegError(str(error).replace(str(staging / name), str(file))) from error
             if rename and _taken(name, model.hash):
                 (staging / name).rename(staging / (name := f"{name}-{model.hash[:6]}"))
-            with _store_lock():
+            with store_lock():
                 return _existing(name, model.hash) or _moved_in(staging / name) or _must_be(name, model.hash)
     except OSError as error:
         raise NeonatalSegError(log.why_not_written(user_folder(), error)) from error
@@ -292,7 +295,7 @@ def _existing(name: str, weights_hash: str) -> Model | None:
 
 
 def _moved_in(folder: Path) -> Model | None:
-    return read_model(user_folder() / folder.name) if _appear(folder) else None
+    return read_model(user_folder() / folder.name) if appear(folder) else None
 
 
 def _must_be(name: str, weights_hash: str) -> Model:
@@ -300,38 +303,6 @@ def _must_be(name: str, weights_hash: str) -> Model:
     there = _existing(name, weights_hash)
     assert there is not None
     return there
-
-
-@contextmanager
-def _store_lock(seconds: float = 20.0) -> Iterator[None]:
-    """Held while a model is looked at and its place in the history decided: milliseconds, so others wait.
-
-    Raises:
-        NeonatalSegError: another program holds it for longer, or the folder cannot be written.
-    """
-    folder = user_folder()
-    ends = time.monotonic() + seconds
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        while True:
-            try:
-                lock = Lock(folder / _LOCK)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > ends:
-                    raise NeonatalSegError(f"The models' folder {folder} is in use by {error}: try again.") from error
-                time.sleep(0.02)
-    except OSError as error:
-        raise NeonatalSegError(log.why_not_written(folder, error)) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _is_bundle(folder: Path) -> bool:
-    """Whether a folder is a model, whole or broken; a link to one is."""
-    return (folder / METADATA_FILE).exists() or (folder / WEIGHTS_FILE).exists()
 
 
 def _is_export_of(name: str, file: Path) -> bool:
@@ -360,81 +331,6 @@ def _root_name(parent: str) -> str:
     """The name that the versions of a family share, fit for a folder."""
     root = re.sub(r"-ft\d+$", "", parent)
     return re.sub(r"[^A-Za-z0-9._-]", "-", root).strip(".-_")[:60] or "model"
-
-
-def _claim_version(root: str) -> Path:
-    """A folder to write the next version in; its last part is the name, which is this process's alone."""
-    store = user_folder()
-    store.mkdir(parents=True, exist_ok=True)
-    _sweep(store)
-    names = [p.name.removeprefix(_NEW) for p in store.iterdir()] + [event.name for event in log.read_events()]
-    taken = (re.fullmatch(re.escape(root) + r"-ft(\d+)", name) for name in names)
-    number = max((int(found[1]) for found in taken if found), default=0)
-    while True:
-        number += 1
-        name = f"{root}-ft{number:03d}"
-        staging = store / f"{_NEW}{name}"
-        try:
-            staging.mkdir()  # by one process only
-        except FileExistsError:
-            continue
-        (staging / f"{_OWNER}{leftovers.mark()}").touch()
-        if not (store / name).exists():  # nor by one that ended meanwhile
-            return staging / name
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-@contextmanager
-def _removed_at_end(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _appear(folder: Path) -> bool:
-    """Move a finished bundle into the store by one rename; False where a model has that name."""
-    for file in folder.rglob("*"):
-        if file.is_file():
-            with file.open("r+b") as stream:  # on the disk before it is listed, also where the power fails
-                sync(stream)
-    target = user_folder() / folder.name
-    try:
-        os.rename(folder, target)  # noqa: PTH104
-    except OSError:
-        if target.exists():
-            return False
-        raise
-    sync_folder(target.parent)
-    return True
-
-
-def _delete(folder: Path) -> None:
-    trash = folder.with_name(f"{_TRASH}{uuid.uuid4().hex}")
-    try:
-        os.rename(folder, trash)  # noqa: PTH104
-        if trash.is_symlink():  # someone's own folder, linked into the store: only the link goes
-            trash.unlink()
-        else:
-            shutil.rmtree(trash, ignore_errors=True)  # what is left goes with the next sweep
-    except OSError as error:
-        raise NeonatalSegError(
-            f"The model {folder} could not be removed ({error.strerror}): close the programs that use it and try again."
-        ) from error
-
-
-def _sweep(store: Path) -> None:
-    """Delete what killed processes left behind."""
-    for folder in store.glob(".*"):
-        with suppress(OSError):
-            if folder.name.startswith(_TRASH) or (folder.name.startswith(_NEW) and _is_abandoned(folder)):
-                leftovers.remove(folder)
-
-
-def _is_abandoned(folder: Path) -> bool:
-    """Whether the process that writes a model there was killed; without its mark, whether it took a day."""
-    marks = [folder, *folder.glob(f"{_OWNER}*")]
-    return any(map(leftovers.is_left, marks)) or time.time() - folder.stat().st_mtime > _ABANDONED_S
 
 
 def _inherited(parent: Model, lineage: Lineage) -> dict[str, Any]:
