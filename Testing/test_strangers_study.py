@@ -166,6 +166,15 @@ def test_agreed_once_is_agreed(study: Path, tmp_path: Path, monkeypatch: pytest.
         AnnotationSession.open(naming(study, "../other.nii.gz"), "Anna")
 
 
+def test_agreed_where_it_cannot_be_noted(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("NEONATALSEG_MODELS", str(tmp_path / "file" / "models"))
+    with pytest.raises(LeavesStudyError) as caught:
+        AnnotationSession.open(study, "Anna")
+    trust(caught.value.paths)
+    AnnotationSession.open(study, "Anna").close()
+
+
 def test_images_inside_are_not_asked_for(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEONATALSEG_MODELS", str(tmp_path / "another user"))
     found = read_study(study)

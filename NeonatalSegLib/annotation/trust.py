@@ -6,7 +6,6 @@ who opened it. Studies made on this computer name the images that their maker ch
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
@@ -20,6 +19,7 @@ from NeonatalSegLib.files.regular import is_link
 if TYPE_CHECKING:
     from NeonatalSegLib.annotation.study import StudyScan
 
+_agreed_here: set[Path] = set()
 _AGREED = ".images-agreed-to"  # a folder in the user's models' folder, with one empty file for every path
 
 
@@ -53,16 +53,20 @@ def check_trusted(folder: Path, scans: Iterable[StudyScan]) -> None:
 
 
 def trust(paths: Iterable[Path]) -> None:
-    """Note that the user agrees to these images; where it cannot be noted, the question comes again."""
-    with contextlib.suppress(OSError, NeonatalSegError):
-        for path in paths:
-            note = _agreement(_plain(path))
+    """Note that the user agrees to these images; where it cannot be noted, it holds until this process ends."""
+    for path in map(_plain, paths):
+        try:
+            note = _agreement(path)
             if not note.exists():
                 note.parent.mkdir(parents=True, exist_ok=True)
                 write_text(note, "")
+        except (OSError, NeonatalSegError):
+            _agreed_here.add(path)
 
 
 def _is_agreed(path: Path) -> bool:
+    if path in _agreed_here:
+        return True
     try:
         return _agreement(path).exists()
     except (OSError, NeonatalSegError):  # no home folder, or not this user's

@@ -56,11 +56,12 @@ class Lock:
         Raises:
             OSError: it was lost; the message says what to do.
         """
-        try:
-            there, ours = self.path.lstat(), os.fstat(self._stream.fileno())
-            lost = (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino)
-        except FileNotFoundError:
-            lost = True
+        lost = False
+        if os.name != "nt":  # there, nobody can delete a file that is open
+            try:
+                lost = not os.path.samestat(self.path.lstat(), os.fstat(self._stream.fileno()))
+            except FileNotFoundError:
+                lost = True
         if not lost:
             self._stream.seek(0)
             lost = self._stream.read() != self._text
