@@ -20,6 +20,7 @@ from NeonatalSegLib.models import store
 from NeonatalSegLib.models.bundle import Model, read_model, save_model
 from NeonatalSegLib.models.bundle import sha256 as hash_of
 from NeonatalSegLib.models.card import inherited_licence
+from NeonatalSegLib.models.exported import read_export, write_export
 from NeonatalSegLib.models.history import user_folder
 from NeonatalSegLib.models.registry import DEFAULT_MODEL, find_model, installed_models
 from NeonatalSegLib.models.versions import list_versions
@@ -151,6 +152,33 @@ def test_small_weights_do_not_become_large(parent: Model, tmp_path: Path) -> Non
     )
     with pytest.raises(NeonatalSegError, match="was refused"):
         legacy.load_network()
+
+
+NET = '<?xml version="1.0"?><net><layers><layer id="0" name="a" type="Const" version="opset1">{}</layer></layers></net>'
+DATA = '<data element_type="f16" offset="0" size="{}"/><output><port><dim>{}</dim></port></output>'
+
+
+@pytest.mark.parametrize(
+    ("xml", "words"),
+    [
+        (NET.format(DATA.format(64, 32)), ""),
+        (NET.format(DATA.format(1 << 40, 32)), "does not have"),
+        (NET.format(DATA.format(64, 1 << 40)), "states a size"),
+        (NET.format("").replace("opset1", "extension"), "layer that no network"),
+        (NET.format("").replace("Const", "Loop"), "layer that no network"),
+        (NET.format("").replace("<net>", '<!DOCTYPE a [<!ENTITY b "c">]><net>'), "not plain XML"),
+        (NET.format(" " * 21_000_000), "larger"),
+    ],
+    ids=["good", "weights", "size", "extension", "loop", "entity", "large"],
+)
+def test_a_strangers_export_for_openvino(parent: Model, tmp_path: Path, xml: str, words: str) -> None:
+    model = read_model(shutil.copytree(parent.folder, tmp_path / "base"))
+    write_export(model, xml.encode(), bytes(64), "fp32", {})
+    if not words:
+        assert read_export(model) is not None
+        return
+    with pytest.raises(NeonatalSegError, match=words):
+        read_export(model)
 
 
 @posix

@@ -19,12 +19,14 @@ from typing import Any
 
 from NeonatalSegLib.errors import NeonatalSegError, reason_of
 from NeonatalSegLib.files.atomic import write_file
+from NeonatalSegLib.files.settings import parse_object
 from NeonatalSegLib.models.bundle import Model
+from NeonatalSegLib.models.registry import is_shipped
+from NeonatalSegLib.models.strangers import MOST_XML, check_export, most_bytes
 
 EXPORT_FILE = "models/openvino.zip"
 PRECISIONS = ("int8", "fp32")
 FORMAT = 1
-MOST_BYTES = 1_000_000_000  # of a member: what a damaged or hostile file may make us read
 _SAME_DATE = (1980, 1, 1, 0, 0, 0)  # the same export gives the same bytes
 
 
@@ -55,11 +57,13 @@ def read_export(model: Model) -> Export | None:
         return None
     try:
         with zipfile.ZipFile(file) as archive:
-            if max(entry.file_size for entry in archive.infolist()) > MOST_BYTES:
-                raise ValueError("a member is too large")
-            facts = json.loads(archive.read("export.json"))
+            if sum(entry.file_size for entry in archive.infolist()) > most_bytes(model.network) + MOST_XML:
+                raise ValueError("it is larger than the model's network can be")
+            facts = parse_object(archive.read("export.json"))
             xml, weights = archive.read("network.xml"), archive.read("network.bin")
         version, precision, hashes, of = (facts[k] for k in ("format", "precision", "sha256", "weights_sha256"))
+        if not is_shipped(model):
+            check_export(xml, weights, model)
         whole = [hashes["network.xml"], hashes["network.bin"]] == [_sha256(xml), _sha256(weights)]
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise NeonatalSegError(f"{file} is damaged ({error}): make it again, {_how(model)}.") from error

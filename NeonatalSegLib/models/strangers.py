@@ -1,7 +1,7 @@
 """Bundles that a stranger may have made: what they state is checked before it is used, and before memory is taken.
 
-Four gates: the types of what metadata.json states, the size of the network that it describes, the version of torch that
-is to open the weights, and the shapes of the weights.
+Gates: the types of what metadata.json states, the size of the network that it describes, the version of torch that is
+to open the weights, the shapes of the weights, and the text of an export for OpenVINO.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 SAFE_TORCH = (2, 10)
 MOST_PARAMETERS = 60_000_000  # the paper's larger network has 31.4 million
 MOST_FILTERS, MOST_LEVELS, MOST_PATCH = 1024, 8, 320
-MOST_TEXT = 20_000
+MOST_TEXT, MOST_XML = 20_000, 20_000_000
+_LOOPS = (b"TensorIterator", b"Loop", b"If")
 _FILE_BYTES_PER_PARAMETER, _FILE_BYTES_BESIDE = 8, 10_000_000  # float32 twice, names and structure
 
 
@@ -66,6 +67,11 @@ def check_network(settings: NetworkSettings) -> None:
         )
 
 
+def most_bytes(settings: NetworkSettings) -> int:
+    """The most that a file with a network's weights may take."""
+    return _FILE_BYTES_PER_PARAMETER * _parameters(settings) + _FILE_BYTES_BESIDE
+
+
 def check_weights_file(file: Path, settings: NetworkSettings) -> None:
     """Refuse weights that unpack to more than the network can hold, or that are no zip as torch writes it.
 
@@ -80,7 +86,7 @@ def check_weights_file(file: Path, settings: NetworkSettings) -> None:
             f"{file} was refused: it is damaged, or holds code instead of plain weights. Use a model from a source "
             "that you trust, or install it again."
         ) from error
-    most = _FILE_BYTES_PER_PARAMETER * _parameters(settings) + _FILE_BYTES_BESIDE
+    most = most_bytes(settings)
     if size > most:
         raise NeonatalSegError(
             f"{file} was refused: it unpacks to {size / 1e6:.0f} MB, and the network in the model's metadata takes "
@@ -102,6 +108,28 @@ def check_tensors(weights: Any, network: nn.Module) -> None:
     for name, value in weights.items():
         if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.shape != expected[name]:
             raise ValueError(f"{name} is not of the network's shape")
+
+
+def check_export(xml: bytes, weights: bytes, model: Model) -> None:
+    """Refuse an export that OpenVINO should not be given: what it reads is data, but sizes in it ask for memory.
+
+    Raises:
+        ValueError: too large for the network, not plain XML, a layer of another library's, a loop, or sizes that do not
+            fit; in words.
+    """
+    if len(xml) > MOST_XML or len(weights) > most_bytes(model.network):
+        raise ValueError("it is larger than the model's network can be")
+    if re.search(rb"<!|<\?(?!xml )", xml):
+        raise ValueError("its network.xml is not plain XML")
+    for layer in re.finditer(rb"<layer ([^>]*)>", xml):
+        kind, version = (re.search(rb' %s="([^"]*)"' % name, b" " + layer[1]) for name in (b"type", b"version"))
+        if kind is None or version is None or not re.fullmatch(rb"opset\d+", version[1]) or kind[1] in _LOOPS:
+            raise ValueError(f"it holds a layer that no network here has ({layer[0][:80]!r})")
+    for offset, size in re.findall(rb'offset="(\d+)" size="(\d+)"', xml):
+        if int(offset) + int(size) > len(weights):
+            raise ValueError("its network.xml asks for weights that its network.bin does not have")
+    if any(len(number) > 5 for number in re.findall(rb"<dim>-?(\d+)</dim>", xml)):
+        raise ValueError("its network.xml states a size that no network here has")
 
 
 def check_facts(metadata: Mapping[str, Any]) -> None:
