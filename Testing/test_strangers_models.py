@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import tracemalloc
@@ -305,9 +306,12 @@ def test_the_licence_is_kept_where_the_parent_goes_meanwhile(parent: Model, tmp_
 def test_an_export_names_nobody(parent: Model, tmp_path: Path) -> None:
     settings = {"rehearsal_folder": "/home/eve/scans/cache", "windows": "C:\\Users\\eve\\cache"}
     made = add(parent, slices=["baby/axial/30"], settings=settings, scans=[{"name": "baby", "age_weeks": 31.5}])
+    write_export(made, b"<net/>", bytes(64), "int8", {"calibration": {"subjects": ["baby", "kept-out", "elsewhere"]}})
     with zipfile.ZipFile(store.export_model(made.name, tmp_path)) as archive:
-        text = b"\n".join(archive.read(name) for name in archive.namelist() if not name.endswith(".pt")).decode()
-    for private in ("baby", "Eve", "Ada", "old-1", "kept-out", "/home", "Users", "31.5"):
+        text = "\n".join(archive.read(n).decode() for n in archive.namelist() if n.endswith((".json", ".md")))
+        with zipfile.ZipFile(io.BytesIO(archive.read(f"{made.name}/models/openvino.zip"))) as export:
+            text += export.read("export.json").decode()
+    for private in ("baby", "elsewhere", "Eve", "Ada", "old-1", "kept-out", "/home", "Users", "31.5"):
         assert private not in text, private
     assert "scan-01/axial/30" in text and "rater-1" in text and "Order of the Owl" in text
     there = store.import_model(tmp_path / f"{made.name}.zip", "visitor")

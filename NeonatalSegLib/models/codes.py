@@ -14,6 +14,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from NeonatalSegLib.models.bundle import CARD_FILE, METADATA_FILE, Model
+from NeonatalSegLib.models.exported import EXPORT_FILE, export_bytes, read_export
 from NeonatalSegLib.models.registry import is_shipped, list_models
 
 _SUBJECTS = ("training_subjects", "validation_subjects", "test_subjects")
@@ -47,6 +48,10 @@ def coded(model: Model) -> dict[str, bytes]:
     card = model.folder / CARD_FILE
     if card.is_file():
         out[CARD_FILE] = _words(card.read_text(encoding="utf-8", errors="replace"), codes).encode()
+    if (export := read_export(model)) is not None and isinstance(calibration := export.facts.get("calibration"), dict):
+        subjects = [codes.get(str(n), str(n) if n in public else "scan") for n in calibration.get("subjects") or ()]
+        facts = {**export.facts, "calibration": {**calibration, "subjects": subjects}}
+        out[EXPORT_FILE] = export_bytes(model, export.xml, export.weights, export.precision, facts)
     return out
 
 

@@ -76,12 +76,8 @@ def read_export(model: Model) -> Export | None:
     return Export(xml, weights, precision, facts)
 
 
-def write_export(model: Model, xml: bytes, weights: bytes, precision: str, facts: Mapping[str, Any]) -> Path:
-    """Put an export into a bundle, over the one that is there.
-
-    Raises:
-        NeonatalSegError: the bundle's folder cannot be written.
-    """
+def export_bytes(model: Model, xml: bytes, weights: bytes, precision: str, facts: Mapping[str, Any]) -> bytes:
+    """The zip of an export; the same export gives the same bytes."""
     told = {
         "format": FORMAT,
         "precision": precision,
@@ -97,9 +93,19 @@ def write_export(model: Model, xml: bytes, weights: bytes, precision: str, facts
             # The weights hardly shrink, and are read at every start: stored.
             entry.compress_type = zipfile.ZIP_STORED if name.endswith(".bin") else zipfile.ZIP_DEFLATED
             archive.writestr(entry, content)
+    return stream.getvalue()
+
+
+def write_export(model: Model, xml: bytes, weights: bytes, precision: str, facts: Mapping[str, Any]) -> Path:
+    """Put an export into a bundle, over the one that is there.
+
+    Raises:
+        NeonatalSegError: the bundle's folder cannot be written.
+    """
+    content = export_bytes(model, xml, weights, precision, facts)
     file = model.folder / EXPORT_FILE
     try:
-        write_file(file, lambda part: part.write_bytes(stream.getvalue()))
+        write_file(file, lambda part: part.write_bytes(content))
     except OSError as error:
         raise NeonatalSegError(
             f"{file} could not be written ({reason_of(error)}): copy the model's folder to where you may write and "
