@@ -155,6 +155,18 @@ def test_entropy_of_sure_and_of_undecided_probabilities(newborn: Phantom) -> Non
     assert evidence_of(undecided, newborn.scan, None, ()).entropy == pytest.approx(1.0, abs=1e-3)
 
 
+def test_several_odd_things_at_once_fail(newborn: Phantom) -> None:
+    array = sitk.GetArrayFromImage(newborn.labels)
+    array[np.isin(array, (CEREBELLUM, BRAINSTEM))] = 0  # missing
+    columns = np.flatnonzero(array.any((0, 1)))
+    array[:, :, : columns[0] + len(columns) // 4] = 0  # one side cut
+    odd = altered(newborn.labels, array)
+    assert assess(odd).verdict == CHECK
+    result = assess(odd, Evidence(entropy=0.28))
+    assert result.verdict == FAIL
+    assert "together" in kinds(result)
+
+
 def test_an_empty_label_map_fails(newborn: Phantom) -> None:
     nothing = sitk.Image(newborn.labels.GetSize(), sitk.sitkUInt8)
     assert assess(nothing).verdict == FAIL

@@ -9,6 +9,7 @@ Example:
 from __future__ import annotations
 
 import functools
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,9 +63,25 @@ def find_brain(image: sitk.Image, head: sitk.Image | None = None) -> FoundBrain 
         NeonatalSegError: the finder's weights are missing or damaged, or the scan's field of view is absurdly large.
     """
     array, grid = finder_input(image, head)
+    if not array.any():
+        return None
     distance = _main_part(forward.distance_mm(array, weights()))
     volume = float(np.count_nonzero(distance < 0)) * SPACING_MM**3 / 1000
     return FoundBrain(grid.image(distance), volume) if volume >= LEAST_ML else None
+
+
+def brain_distance(image: sitk.Image, head: sitk.Image) -> sitk.Image | None:
+    """:func:`find_brain` as ``scans.preprocessing.prepare`` takes it: the distance image alone."""
+    found = find_brain(image, head)
+    return None if found is None else found.distance_mm
+
+
+def brain_volume_ml(distance_mm: sitk.Image | None) -> float | None:
+    """The volume in mL of what a distance image says to lie inside the skull."""
+    if distance_mm is None:
+        return None
+    inside = np.count_nonzero(sitk.GetArrayViewFromImage(distance_mm) < 0)
+    return inside * Grid.of(distance_mm).voxel_volume_mm3 / 1000
 
 
 def weights_file() -> Path:
@@ -83,7 +100,7 @@ def weights() -> dict[str, np.ndarray]:
     try:
         with np.load(file, allow_pickle=False) as data:
             return {name: data[name].astype(np.float32) for name in data.files}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise NeonatalSegError(f"The brain finder's weights {file} cannot be read ({error}): install again.") from error
 
 

@@ -43,6 +43,7 @@ SECOND_PIECE = 0.12  # of a tissue's volume, in a piece that is not connected to
 MAX_OUTSIDE, TOO_MUCH_OUTSIDE = 0.01, 0.10  # share of tissue outside the brain that the finder saw
 MAX_UNLABELLED = 0.25  # share of the found brain without a label
 MAX_ASYMMETRY = 0.15  # (left - right) / all of the cerebrum; 0.03 at most in ALBERTs and templates
+TOO_MANY = 3  # kinds of findings at once; what is missing and what is out of its band count as one
 LEAST_COHERENCE = 0.45  # of voxel neighbours within the head that have the same label; 0.68 and more in newborns
 UNSURE, VERY_UNSURE = (
     0.24,
@@ -118,8 +119,19 @@ def assess(label_map: sitk.Image, evidence: Evidence = Evidence()) -> Plausibili
     findings += _against_finder(labels, grid, evidence.brain_mm)
     findings += _signal(evidence)
     findings += _proportions(volumes, evidence)
+    findings += _together(findings)
     findings += [Finding(CHECK, "scan", text) for text in evidence.doubts]
     return Plausibility(tuple(sorted(findings, key=lambda f: f.level != FAIL)))
+
+
+def _together(findings: Sequence[Finding]) -> list[Finding]:
+    """Several unusual things at once are no longer one unusual newborn."""
+    kinds = {"volumes" if finding.kind == "missing" else finding.kind for finding in findings}
+    if len(kinds) < TOO_MANY:
+        return []
+    return [
+        Finding(FAIL, "together", "So much at once is unusual that this is hardly a newborn's brain, or not all of it.")
+    ]
 
 
 def _size(volumes: Mapping[str, float], evidence: Evidence) -> list[Finding]:
