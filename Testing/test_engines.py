@@ -36,6 +36,8 @@ from NeonatalSegLib.networks.sliding_window import predict_windows, window_start
 from NeonatalSegLib.networks.torch_engine import TorchEngine
 from NeonatalSegLib.scans.scan import load_scan
 from NeonatalSegLib.segmentation.segmenter import Segmenter
+from NeonatalSegLib.training.calibration import calibration_windows
+from NeonatalSegLib.training.settings import TrainingSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = NetworkSettings((4, 8, 8), 3.0, (32, 32, 32), heads=0)
@@ -469,6 +471,26 @@ def test_the_export_goes_with_a_model_to_another_computer(
     there = store.import_model(zipped)
     export = read_export(there)
     assert export is not None and export.precision == "fp32"
+
+
+def test_calibration_sees_the_model_s_own_subjects_with_each_modality_alone(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    names, index = ("sub-A", "age-36", "sub-Z"), {}
+    for name in names:
+        np.save(tmp_path / f"{name}_image.npy", random.normal(1, 1, (2, 40, 20, 36)).astype(np.float16))
+        np.save(tmp_path / f"{name}_labels.npy", random.integers(0, 10, (40, 20, 36)).astype(np.uint8))
+        index[name] = {"age_weeks": 40.0}
+    (tmp_path / "cache.json").write_text(json.dumps({"format": 1, "spacing_mm": 3.0, "subjects": index}))
+    facts = {"training": TrainingSettings(network=TINY).to_json(), "training_subjects": ["sub-A", "age-36"]}
+    model = save_model(build_network(TINY), TINY, tmp_path / "model", description="x", facts=facts)
+    windows, subjects = calibration_windows(model, tmp_path, number=12)
+    assert subjects == ["age-36", "sub-A"]  # sub-Z is not one of its own
+    assert len(windows) == 12 and all(w.shape == (2, *TINY.patch) and w.dtype == np.float32 for w in windows)
+    seen = [tuple(bool(channel.any()) for channel in w) for w in windows[6:]]
+    assert set(seen) == {(True, True), (True, False), (False, True)}
+    stranger = save_model(build_network(TINY), TINY, tmp_path / "other", description="x")
+    with pytest.raises(NeonatalSegError, match="none of the subjects"):
+        calibration_windows(stranger, tmp_path)
 
 
 @pytest.mark.slow

@@ -7,8 +7,6 @@ noise, motion. Half are windows of the same subjects as a segmentation sees them
 from __future__ import annotations
 
 import itertools
-import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +18,7 @@ from NeonatalSegLib.datasets.cache import CachedSubject, read_cache
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.models.bundle import Model
 from NeonatalSegLib.networks.sliding_window import window_starts
-from NeonatalSegLib.training.settings import TrainingSettings, read_settings
+from NeonatalSegLib.training.settings import TrainingSettings
 
 WINDOWS = 20
 TEMPLATE_SHARE = 0.25  # of the drawn patches: the youngest are among them
@@ -48,10 +46,7 @@ def _settings(model: Model) -> TrainingSettings:
     stated: Any = model.metadata["neonatalseg"].get("training")
     if not stated:
         raise NeonatalSegError(f"The model {model.name} does not say how it was trained: export it without --cache.")
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "training.json"
-        file.write_text(json.dumps(stated), encoding="utf-8")
-        settings = read_settings(file)
+    settings = TrainingSettings.from_json(stated)
     return replace(settings, template_share=TEMPLATE_SHARE, phantom_share=0.0, seed=SEED)
 
 
@@ -59,7 +54,13 @@ def _drawn(subjects: Sequence[CachedSubject], settings: TrainingSettings, number
     from NeonatalSegLib.training.patches import PatchDataset
 
     patches = PatchDataset(subjects, settings)
-    return [np.asarray(patches[i]["image"], np.float32) for i in range(number)]
+    return [_cut(np.asarray(patches[i]["image"], np.float32), settings.network.patch) for i in range(number)]
+
+
+def _cut(patch: np.ndarray, most: Sequence[int]) -> np.ndarray:
+    """The middle of a patch that is larger than ``most`` on an axis, as those over the whole brain are."""
+    starts = [max(0, (n - m) // 2) for n, m in zip(patch.shape[1:], most, strict=True)]
+    return patch[(slice(None),) + tuple(slice(a, a + m) for a, m in zip(starts, most, strict=True))]
 
 
 def _seen(subjects: Sequence[CachedSubject], window: Sequence[int], number: int) -> list[np.ndarray]:
