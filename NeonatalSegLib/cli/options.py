@@ -24,11 +24,23 @@ N4 = Annotated[bool, typer.Option("--n4", help="Correct the bias field first (N4
 Flips = Annotated[bool, typer.Option("--flips", help="Average with the mirror image (twice the network's time).")]
 Probabilities = Annotated[bool, typer.Option("--probabilities", help="Also write the class probabilities.")]
 Uncertainty = Annotated[bool, typer.Option("--uncertainty", help="Also write the entropy, 0-1.")]
+Orientation = Annotated[
+    Optional[str],
+    typer.Option(
+        "--assume-orientation",
+        help="For files that do not say how they are oriented: where the voxel axes run to, such as RAS (right, "
+        "anterior, superior).",
+    ),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace also files that this program did not write, or that were changed.")
+]
 Strict = Annotated[
     bool,
     typer.Option(
         "--strict",
-        help="Refuse a T1 and T2 that do not agree; exit status 5 where the result cannot be a newborn's brain.",
+        help="Refuse a scan with a doubt (header, values, T1 and T2 that do not agree); exit status 5 where the result "
+        "cannot be a newborn's brain.",
     ),
 ]
 

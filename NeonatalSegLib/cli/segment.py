@@ -15,6 +15,8 @@ from NeonatalSegLib.cli.options import (
     Engine,
     Flips,
     Model,
+    Orientation,
+    Overwrite,
     Probabilities,
     Strict,
     TrustHeaders,
@@ -42,11 +44,16 @@ def segment(
     probabilities: Probabilities = False,
     uncertainty: Uncertainty = False,
     strict: Strict = False,
+    assume_orientation: Orientation = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Segment one newborn's scan: label map, volumes, picture and side-car."""
+    from NeonatalSegLib.scans.placement import check_orientation
     from NeonatalSegLib.scans.scan import load_scan
 
-    scan = load_scan(t1, t2, name=name, age_weeks=age)  # bad input is told before the network's libraries load
+    orientation = check_orientation(assume_orientation) if assume_orientation is not None else None
+    # Bad input is told before the network's libraries load.
+    scan = load_scan(t1, t2, name=name, age_weeks=age, orientation=orientation)
     from NeonatalSegLib.segmentation.outputs import check_writable, segment_to_folder
     from NeonatalSegLib.segmentation.segmenter import Segmenter, SegmentOptions
     from NeonatalSegLib.segmentation.verdict import FAIL
@@ -59,9 +66,12 @@ def segment(
         probabilities=probabilities,
         uncertainty=uncertainty,
         strict=strict,
+        assume_orientation=orientation,
     )
     segmenter = Segmenter(model or None, device, engine)
-    verdict = _report(segment_to_folder(segmenter, scan, out, options=options, progress=progress_line))
+    verdict = _report(
+        segment_to_folder(segmenter, scan, out, options=options, progress=progress_line, overwrite=overwrite)
+    )
     if strict and verdict == FAIL:
         raise typer.Exit(IMPLAUSIBLE)
 
@@ -85,18 +95,25 @@ def batch(
     probabilities: Probabilities = False,
     uncertainty: Uncertainty = False,
     strict: Strict = False,
+    assume_orientation: Orientation = None,
+    overwrite: Overwrite = False,
+    run: Annotated[str, typer.Option(help="Of several runs of a BIDS session: last, first or a number.")] = "last",
 ) -> None:
     """Segment a whole study with one warm model. Exit status: 0 all, 3 some, 4 none of the scans succeeded."""
-    from functools import partial
-
-    from NeonatalSegLib.segmentation.batch import run_study, scans_of_bids, scans_of_list
+    from NeonatalSegLib.scans.placement import check_orientation
+    from NeonatalSegLib.segmentation.batch import FoundStudy, run_study, scans_of_list, study_of_bids
 
     if (bids is None) == (scans is None):
         raise NeonatalSegError("Give either --bids with a folder or --list with a table of scans.")
-    study = scans_of_bids(bids, partial(typer.echo, err=True)) if bids else scans_of_list(scans) if scans else []
+    orientation = check_orientation(assume_orientation) if assume_orientation is not None else None
+    study = study_of_bids(bids, run=run) if bids else FoundStudy(scans_of_list(scans) if scans else [])
+    for note in study.notes:
+        warn(note)
     from NeonatalSegLib.segmentation.outputs import check_writable
     from NeonatalSegLib.segmentation.segmenter import Segmenter, SegmentOptions
+    from NeonatalSegLib.segmentation.study_table import check_study_folder
 
+    check_study_folder(out, overwrite=overwrite)
     check_writable(out)
     options = SegmentOptions(
         trust_headers=trust_headers,
@@ -105,10 +122,20 @@ def batch(
         probabilities=probabilities,
         uncertainty=uncertainty,
         strict=strict,
+        assume_orientation=orientation,
     )
     segmenter = Segmenter(model or None, device, engine)
     typer.echo(f"Model: {segmenter.model.name}  sha256 {segmenter.model.hash[:12]}")
-    result = run_study(segmenter, study, out, options, report=typer.echo, at_once=at_once)
+    result = run_study(
+        segmenter,
+        study.scans,
+        out,
+        options,
+        report=typer.echo,
+        at_once=at_once,
+        overwrite=overwrite,
+        left_out=study.left_out,
+    )
     typer.echo(result.summary())
     raise typer.Exit(result.exit_status)
 

@@ -94,15 +94,21 @@ def age_of_text(text: str, column: str, weeks_per_unit: float = 1.0) -> tuple[fl
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """Rows of a tab-separated table by column, in whatever encoding spreadsheets write.
+    """Rows of a tab-separated table by column, in whatever encoding spreadsheets write; NeonatalSegError otherwise."""
+    return read_columns(path)[1]
+
+
+def read_columns(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Names of the columns and rows of a table, cells without a value left out.
 
     Raises:
         NeonatalSegError: it cannot be read, or is no text.
     """
     try:
         text = _decoded(path.read_bytes())
-        rows = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t")
-        return [{k.strip(): v for k, v in row.items() if k and isinstance(v, str) and v} for row in rows]
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t")
+        rows = [{k.strip(): v for k, v in row.items() if k and isinstance(v, str) and v} for row in reader]
+        return [name.strip() for name in reader.fieldnames or []], rows
     except (OSError, ValueError, csv.Error) as error:
         raise NeonatalSegError(f"The table {path} could not be read: {error}.") from error
 

@@ -129,6 +129,7 @@ def finetune(
     known = learned_before(model)
     held_out = {s.key for s in hold_out(slices, settings.held_out, settings.seed, known)}
     cases = [prepare_case(scan, held_out, model.spacing_mm) for scan in annotated]
+    notices += [f"{case.name}: {warning}" for case in cases for warning in case.warnings]
     _tell(report, "prepare", 0.02)
     past = _rehearsal_cases(rehearsal, settings, model.spacing_mm)
     if again := held_out & known:
@@ -206,7 +207,8 @@ def prepare_case(scan: AnnotatedScan, held_out: set[str], spacing_mm: float) -> 
         masks[s.key in held_out][plane(scan.grid, s.axis, s.index)] = True
     learned = annotated_on(prepared.grid, prepared.target, scan.labels, masks[False])
     judging = annotated_on(prepared.grid, prepared.target, scan.labels, masks[True])
-    return SparseCase(scan.name, prepared.array, np.where(judging == UNKNOWN, learned, UNKNOWN), judging)
+    labels = np.where(judging == UNKNOWN, learned, UNKNOWN)
+    return SparseCase(scan.name, prepared.array, labels, judging, prepared.warnings)
 
 
 def by_tissue(per_class: np.ndarray) -> dict[str, float | None]:

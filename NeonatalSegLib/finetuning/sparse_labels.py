@@ -67,12 +67,14 @@ class SparseCase:
         image: (2, z, y, x) floats, z-scored, T1 and T2, an absent one all 0.
         labels: (z, y, x) uint8 to learn from; ``UNKNOWN`` where nobody has said, and where slices are held out.
         held_out: (z, y, x) uint8 to evaluate by; ``UNKNOWN`` elsewhere.
+        warnings: what is doubtful about the scan, in words.
     """
 
     name: str
     image: np.ndarray
     labels: np.ndarray
     held_out: np.ndarray
+    warnings: tuple[str, ...] = ()
 
 
 class SparsePatches:

@@ -10,6 +10,7 @@ Example:
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.files.names import check_path
+from NeonatalSegLib.files.names import check_path, shown
 from NeonatalSegLib.scans import dicom, nifti
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.placement import Forms, assumed_grid, place
@@ -104,6 +105,32 @@ def read_grid(path: str | Path) -> Grid:
     direction = np.asarray(reader.GetDirection()).reshape(n, n)[:3, :3]
     x, y, z = (int(s) for s in (*reader.GetSize(), 1)[:3])
     return Grid((x, y, z), reader.GetSpacing()[:3], reader.GetOrigin()[:3], tuple(direction.ravel().tolist()))
+
+
+def content_hash(path: str | Path) -> str:
+    """SHA-256 of what an image holds: of its file, of both files of a pair, of all files of a DICOM folder.
+
+    Raises:
+        NeonatalSegError: it cannot be read.
+    """
+    path = check_path(path)
+    digest = hashlib.sha256()
+    try:
+        if path.is_dir():
+            files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+        elif path.suffix.lower() in (".hdr", ".img", ".nhdr", ".mhd"):  # the voxels lie in a file beside it
+            stem = path.name.split(".")[0]
+            files = sorted(p for p in path.parent.iterdir() if p.is_file() and p.name.split(".")[0] == stem)
+        else:
+            files = [path]
+        for file in files:
+            digest.update(f"{file.stat().st_size}\0".encode())
+            with file.open("rb") as stream:
+                while block := stream.read(nifti.CHUNK):
+                    digest.update(block)
+    except OSError as error:
+        raise NeonatalSegError(f"{shown(path)} could not be read: {error.strerror or error}.") from error
+    return digest.hexdigest()
 
 
 def header_warnings(path: str | Path) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files.names import check_name, safe_name
 from NeonatalSegLib.scans.contrast import contrast_warnings
 from NeonatalSegLib.scans.placement import Forms
-from NeonatalSegLib.scans.read import IMAGE_SUFFIXES, read_image
+from NeonatalSegLib.scans.read import IMAGE_SUFFIXES, content_hash, read_image
 
 SPACING_RANGE_MM = (0.1, 12.0)
 MIN_EXTENT_MM = 20.0
@@ -38,6 +38,7 @@ class Scan:
         age_weeks: post-menstrual age at scan, or None where unknown.
         warnings: what was mended or looked odd when the scan came in.
         sources: modality ("t1", "t2") to the path or node that it came from.
+        contents: modality to the SHA-256 of what its file holds, where it came from one.
         forms: both positions in the reference image's NIfTI header, for what is written on its grid; else None.
     """
 
@@ -47,6 +48,7 @@ class Scan:
     age_weeks: float | None = None
     warnings: tuple[str, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
+    contents: Mapping[str, str] = field(default_factory=dict)
     forms: Forms | None = None
 
     @property
@@ -88,7 +90,9 @@ def load_scan(
         sources={key: str(path) for key, path in paths.items()},
     )
     found = tuple(warning for file in files.values() for warning in file.warnings)
-    return replace(scan, warnings=found + scan.warnings, forms=files["t2" if "t2" in files else "t1"].forms)
+    contents = {key: content_hash(path) for key, path in paths.items()}
+    forms = files["t2" if "t2" in files else "t1"].forms
+    return replace(scan, warnings=found + scan.warnings, contents=contents, forms=forms)
 
 
 def make_scan(

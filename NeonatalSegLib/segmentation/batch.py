@@ -5,8 +5,6 @@ The seam for clusters is :func:`run_scan`: it does one scan and needs nothing of
 
 from __future__ import annotations
 
-import csv
-import json
 import multiprocessing
 import os
 import time
@@ -15,21 +13,20 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
 
-from NeonatalSegLib import __version__
+from NeonatalSegLib.datasets.ages import age_of_text, read_columns
 from NeonatalSegLib.datasets.dhcp import find_scans
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.files.atomic import write_text
 from NeonatalSegLib.files.names import check_distinct, check_name
 from NeonatalSegLib.files.settings import read_object
 from NeonatalSegLib.files.together import finish_left
-from NeonatalSegLib.scans.nifti import is_whole
+from NeonatalSegLib.scans.read import content_hash
 from NeonatalSegLib.scans.scan import load_scan
 from NeonatalSegLib.segmentation.outputs import is_as_written, segment_to_folder
-from NeonatalSegLib.segmentation.segmenter import Segmenter, SegmentOptions
+from NeonatalSegLib.segmentation.segmenter import METHOD, Segmenter, SegmentOptions
+from NeonatalSegLib.segmentation.study_table import check_study_folder, write_study_files
 from NeonatalSegLib.segmentation.verdict import PASS
-from NeonatalSegLib.tissues import TISSUES
 
 UNKNOWN = "n/a"
 _segmenter: Segmenter  # of a process that works for _side_by_side
@@ -56,12 +53,15 @@ class StudyScan:
 
 @dataclass
 class StudyResult:
-    """What became of each scan, by name; ``failed`` gives the reason, ``doubtful`` a verdict other than pass."""
+    """What became of each scan, by name: ``failed`` and ``left_out`` (no scan was found) give the reason,
+    ``doubtful`` a verdict other than pass.
+    """
 
     done: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     doubtful: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
     table: Path | None = None
 
     @property
@@ -73,28 +73,50 @@ class StudyResult:
 
     def summary(self) -> str:
         lines = [f"{len(self.done)} segmented, {len(self.skipped)} were done before, {len(self.failed)} failed"]
+        if self.left_out:
+            lines[0] += f", {len(self.left_out)} left out"
         lines += [f"  failed: {name}: {reason}" for name, reason in self.failed.items()]
+        lines += [f"  left out: {name}: {reason}" for name, reason in self.left_out.items()]
         lines += [f"  plausibility {verdict}: {name}" for name, verdict in sorted(self.doubtful.items())]
         if self.table:
             lines.append(f"Volumes of the study: {self.table}")
         return "\n".join(lines)
 
 
-def scans_of_bids(root: str | Path, report: Callable[[str], None] | None = None) -> list[StudyScan]:
+@dataclass(frozen=True)
+class FoundStudy:
+    """The scans of a study, why others are not among them, by name, and notes in words."""
+
+    scans: list[StudyScan]
+    left_out: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def study_of_bids(root: str | Path, *, run: str = "last") -> FoundStudy:
     """Every session of a dHCP release or BIDS folder with a T1w or a T2w; BIDS-derivative names for the results.
 
     Args:
-        tell: is given in words which sessions and newborns have no image, where there are any.
+        run: which of several runs: "last", "first" or a number.
+
+    Raises:
+        NeonatalSegError: no such folder, or no image at all.
     """
-    found, scans = find_scans(root), []
-    if report and found.incomplete:
-        report(found.summary(limit=20))
+    found, scans = find_scans(root, run=run), []
     for subject in found.subjects:
         parts = subject.name.split("_")
         space = "T2w" if subject.t2 else "T1w"
         stem = f"{subject.name}_space-{space}_desc-neonatalseg"
         scans.append(StudyScan(subject.name, subject.t1, subject.t2, subject.age_weeks, Path(*parts, "anat"), stem))
-    return scans
+    return FoundStudy(scans, {one.name: ", ".join(one.reasons) for one in found.incomplete}, found.notes)
+
+
+def scans_of_bids(root: str | Path, report: Callable[[str], None] | None = None) -> list[StudyScan]:
+    """The scans of :func:`study_of_bids`; ``report`` is given in words which newborns are not among them."""
+    found = study_of_bids(root)
+    if report:
+        for text in [*(f"{name}: left out: {why}" for name, why in found.left_out.items()), *found.notes]:
+            report(text)
+    return found.scans
 
 
 def scans_of_list(table: str | Path) -> list[StudyScan]:
@@ -104,12 +126,7 @@ def scans_of_list(table: str | Path) -> list[StudyScan]:
         NeonatalSegError: unreadable, no such columns, a name twice or none for a file, or an age that is not a number.
     """
     table = Path(table)
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, delimiter="\t")
-            columns, rows = reader.fieldnames or [], list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise NeonatalSegError(f"The list of scans {table} could not be read: {error}.") from error
+    columns, rows = read_columns(table)
     if "name" not in columns or not {"t1", "t2"} & set(columns):
         raise NeonatalSegError(
             f"{table} must have tab-separated columns name and t1 or t2, found: {', '.join(columns)}."
@@ -130,12 +147,10 @@ def scans_of_list(table: str | Path) -> list[StudyScan]:
 
 
 def _age(text: str | None, number: int, table: Path) -> float | None:
-    if not text or text.strip().lower() in ("", "n/a"):
-        return None
-    try:
-        return float(text)
-    except ValueError as error:
-        raise NeonatalSegError(f"Line {number} of {table}: the age {text!r} is not a number of weeks.") from error
+    weeks, problem = age_of_text(text or "", "age_weeks")
+    if problem:
+        raise NeonatalSegError(f"Line {number} of {table}: {problem}. Correct it, or leave it empty.")
+    return weeks
 
 
 def run_study(
@@ -146,22 +161,33 @@ def run_study(
     report: Callable[[str], None] = print,
     *,
     at_once: int = 1,
+    overwrite: bool = False,
+    left_out: Mapping[str, str] = MappingProxyType({}),
 ) -> StudyResult:
     """Segment every scan that is not done yet; a failure is reported and the rest goes on.
 
     With ``at_once`` above 1 as many scans are segmented side by side, each in a process with its share of the cores.
 
-    A scan counts as done where its side-car names the same inputs, model and options and its label map is there.
-    Writes ``volumes.tsv`` (one row per scan) and ``dataset_description.json`` into ``out``.
+    A scan counts as done where its side-car names the same inputs by content, model, method and options, and its files
+    are there as they were written. Writes ``volumes.tsv`` (one row per result in ``out``, whoever made it) with its
+    side-car and ``dataset_description.json`` into ``out``.
+
+    Args:
+        overwrite: replace also files that this program did not write (see ``ownership.check_replaceable``).
+        left_out: newborns without a scan, with the reason, for the result.
+
+    Raises:
+        NeonatalSegError: ``out`` holds a table or description that is somebody else's.
     """
     out = Path(out)
-    result, started = StudyResult(), time.monotonic()
+    check_study_folder(out, overwrite=overwrite)
+    result, started = StudyResult(left_out=dict(left_out)), time.monotonic()
     left = [scan for scan in scans if not is_done(segmenter, scan, out, options)]
     result.skipped = [scan.name for scan in scans if scan not in left]
     for name in result.skipped:
         report(f"{name}: was done before")
     outcomes = _side_by_side if at_once > 1 else _one_by_one
-    for number, (scan, failure) in enumerate(outcomes(segmenter, left, out, options, at_once), 1):
+    for number, (scan, failure) in enumerate(outcomes(segmenter, left, out, options, at_once, overwrite), 1):
         if failure:
             result.failed[scan.name] = failure
         else:
@@ -175,8 +201,7 @@ def run_study(
     for scan in scans:
         if (verdict := _verdict(_sidecar(scan, out))) not in (PASS, UNKNOWN):
             result.doubtful[scan.name] = verdict
-    _write_description(out)
-    result.table = _write_table(scans, out)
+    result.table = write_study_files(out, overwrite=overwrite)
     return result
 
 
@@ -184,21 +209,21 @@ Outcomes = Iterator[tuple[StudyScan, str]]  # scans as they end, with why they f
 
 
 def _one_by_one(
-    segmenter: Segmenter, scans: Sequence[StudyScan], out: Path, options: SegmentOptions, _: int
+    segmenter: Segmenter, scans: Sequence[StudyScan], out: Path, options: SegmentOptions, _: int, overwrite: bool
 ) -> Outcomes:
     for scan in scans:
-        yield scan, _attempt(segmenter, scan, out, options)
+        yield scan, _attempt(segmenter, scan, out, options, overwrite)
 
 
 def _side_by_side(
-    segmenter: Segmenter, scans: Sequence[StudyScan], out: Path, options: SegmentOptions, at_once: int
+    segmenter: Segmenter, scans: Sequence[StudyScan], out: Path, options: SegmentOptions, at_once: int, overwrite: bool
 ) -> Outcomes:
     """Several processes, each with its share of the cores and the model loaded once."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     given = (segmenter.model.folder, *segmenter.wishes, max(1, cores // at_once))
     pool = ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn"), _start, given)
     try:
-        running = {pool.submit(_attempt_here, scan, out, options): scan for scan in scans}
+        running = {pool.submit(_attempt_here, scan, out, options, overwrite): scan for scan in scans}
         for future in as_completed(running):
             yield running[future], future.result()
     except BrokenProcessPool as error:
@@ -216,14 +241,14 @@ def _start(model: Path, device: str, engine: str, threads: int) -> None:
     _segmenter = Segmenter(model, device, engine, threads=threads)
 
 
-def _attempt_here(scan: StudyScan, out: Path, options: SegmentOptions) -> str:
-    return _attempt(_segmenter, scan, out, options)
+def _attempt_here(scan: StudyScan, out: Path, options: SegmentOptions, overwrite: bool) -> str:
+    return _attempt(_segmenter, scan, out, options, overwrite)
 
 
-def _attempt(segmenter: Segmenter, scan: StudyScan, out: Path, options: SegmentOptions) -> str:
+def _attempt(segmenter: Segmenter, scan: StudyScan, out: Path, options: SegmentOptions, overwrite: bool) -> str:
     """Segment one scan; "" or why that failed."""
     try:
-        run_scan(segmenter, scan, out, options)
+        run_scan(segmenter, scan, out, options, overwrite=overwrite)
         return ""
     except NeonatalSegError as error:
         return str(error)
@@ -231,29 +256,34 @@ def _attempt(segmenter: Segmenter, scan: StudyScan, out: Path, options: SegmentO
         return f"{type(error).__name__}: {error}"
 
 
-def run_scan(segmenter: Segmenter, scan: StudyScan, out: Path, options: SegmentOptions) -> dict[str, Path]:
+def run_scan(
+    segmenter: Segmenter, scan: StudyScan, out: Path, options: SegmentOptions, *, overwrite: bool = False
+) -> dict[str, Path]:
     """One scan of a study, from files to files."""
-    images = load_scan(scan.t1, scan.t2, name=scan.name, age_weeks=scan.age_weeks)
-    return segment_to_folder(segmenter, images, out / scan.folder, name=scan.stem, options=options)
+    images = load_scan(
+        scan.t1, scan.t2, name=scan.name, age_weeks=scan.age_weeks, orientation=options.assume_orientation
+    )
+    return segment_to_folder(segmenter, images, out / scan.folder, name=scan.stem, options=options, overwrite=overwrite)
 
 
 def is_done(segmenter: Segmenter, scan: StudyScan, out: Path, options: SegmentOptions) -> bool:
-    """True where results of the same inputs, model and options are there."""
+    """True where results of the same inputs (by content), model, method and options are there."""
     finish_left(out / scan.folder)
     facts = _sidecar(scan, out)
-    inputs = {key: str(path) for key, path in (("t1", scan.t1), ("t2", scan.t2)) if path}
+    if facts is None:
+        return False
+    try:
+        inputs = {key: content_hash(path) for key, path in (("t1", scan.t1), ("t2", scan.t2)) if path}
+    except NeonatalSegError:
+        return False
     return (
-        facts is not None
-        and _is_whole(out / scan.folder, scan.stem, facts)
+        is_as_written(out / scan.folder, facts)
         and facts.get("Model", {}).get("SHA256") == segmenter.model.hash
         and facts.get("Options") == vars(options)
-        and facts.get("Inputs") == inputs
+        and facts.get("Method") == METHOD
+        and facts.get("AgeWeeks") == scan.age_weeks
+        and facts.get("InputsSHA256") == inputs
     )
-
-
-def _is_whole(folder: Path, stem: str, facts: Mapping[str, Any]) -> bool:
-    """Whether the files are those of the side-car; one of an older version does not name them: then the label map's."""
-    return is_as_written(folder, facts) if "Files" in facts else is_whole(folder / f"{stem}_dseg.nii.gz")
 
 
 def _sidecar(scan: StudyScan, out: Path) -> dict | None:
@@ -266,38 +296,3 @@ def _sidecar(scan: StudyScan, out: Path) -> dict | None:
 def _verdict(facts: dict | None) -> str:
     """pass, check or fail; n/a in side-cars of versions that gave none."""
     return str((facts or {}).get("Plausibility", {}).get("Verdict", UNKNOWN))
-
-
-def _write_table(scans: Sequence[StudyScan], out: Path) -> Path:
-    """One row per scan with results: volumes in mL, ages in weeks (given, and by the model), the verdict on
-    plausibility, number of warnings.
-    """
-    keys = [t.key for t in TISSUES if t.index > 0]
-    lines = ["\t".join(["name", "age_weeks", "predicted_age_weeks", *(f"{k}_ml" for k in keys), "verdict", "warnings"])]
-    for scan in scans:
-        facts = _sidecar(scan, out)
-        if facts:
-            ages = [scan.age_weeks, facts.get("PredictedAgeWeeks")]
-            told = ["n/a" if age is None else f"{age:g}" for age in ages]
-            volumes = [f"{facts['VolumesML'][k]:.3f}" for k in keys]
-            lines.append("\t".join([scan.name, *told, *volumes, _verdict(facts), str(len(facts["Warnings"]))]))
-    return _replace(out / "volumes.tsv", "\n".join(lines) + "\n")
-
-
-def _write_description(out: Path) -> None:
-    description = {
-        "Name": "NeonatalSeg tissue segmentations",
-        "BIDSVersion": "1.9.0",
-        "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "NeonatalSeg", "Version": __version__}],
-    }
-    _replace(out / "dataset_description.json", json.dumps(description, indent=1) + "\n")
-
-
-def _replace(path: Path, text: str) -> Path:
-    """Write a text file so that a reader sees the old one or the new one."""
-    try:
-        write_text(path, text)
-    except OSError as error:
-        raise NeonatalSegError(f"{path} could not be written ({error.strerror or error}).") from error
-    return path

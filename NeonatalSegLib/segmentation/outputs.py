@@ -20,13 +20,14 @@ from NeonatalSegLib import __version__
 from NeonatalSegLib.errors import NeonatalSegError, reason_of
 from NeonatalSegLib.evaluation.metrics import volumes_table
 from NeonatalSegLib.files.atomic import sha256, try_folder
-from NeonatalSegLib.files.names import check_name
-from NeonatalSegLib.files.together import make_staging, move_together
+from NeonatalSegLib.files.names import check_name, check_path
+from NeonatalSegLib.files.together import finish_left, make_staging, move_together
 from NeonatalSegLib.progress import Progress
 from NeonatalSegLib.scans.scan import Scan
 from NeonatalSegLib.scans.write import write_image
+from NeonatalSegLib.segmentation.ownership import check_replaceable, seal
 from NeonatalSegLib.segmentation.report import write_report
-from NeonatalSegLib.segmentation.segmenter import Segmentation, Segmenter, SegmentOptions
+from NeonatalSegLib.segmentation.segmenter import METHOD, Segmentation, Segmenter, SegmentOptions
 from NeonatalSegLib.tissues import TISSUES
 
 NOTICE = "Research use only, not for diagnosis."
@@ -41,6 +42,7 @@ def segment_to_folder(
     options: SegmentOptions = SegmentOptions(),
     progress: Progress | None = None,
     picture: bool = True,
+    overwrite: bool = False,
 ) -> dict[str, Path]:
     """One scan to files: what ``neonatalseg segment`` does, and ``batch`` for every scan of a study.
 
@@ -48,11 +50,15 @@ def segment_to_folder(
         What was written, by kind (see :func:`write_outputs`).
 
     Raises:
-        NeonatalSegError: no head in the scan, or the folder cannot be written; nothing is left behind.
+        NeonatalSegError: no head in the scan, the folder cannot be written, or holds files of these names that are
+            not ours (``ownership.check_replaceable``); nothing is left behind.
     """
+    name = check_name(name or scan.name, "scan")
     check_writable(folder)
+    finish_left(Path(folder))  # what a killed run left half moved is ours
+    check_replaceable(Path(folder), f"{name}_dseg.json", _names(name, options, picture), overwrite=overwrite)
     segmentation = segmenter.segment(scan, options, progress)
-    return write_outputs(segmentation, scan, folder, name=name, options=options, picture=picture)
+    return write_outputs(segmentation, scan, folder, name=name, options=options, picture=picture, overwrite=overwrite)
 
 
 def write_outputs(
@@ -63,8 +69,9 @@ def write_outputs(
     name: str | None = None,
     options: SegmentOptions | None = None,
     picture: bool = True,
+    overwrite: bool = False,
 ) -> dict[str, Path]:
-    """Write a segmentation into ``folder`` (made where missing); files of an earlier run are replaced.
+    """Write a segmentation into ``folder`` (made where missing); files of an earlier run are replaced, no others.
 
     Everything is written into a hidden folder beside the target first and moved at the end, the side-car last: a full
     disk or an interruption leaves what was there before, and a kill between two moves is finished by the next run.
@@ -93,14 +100,25 @@ def write_outputs(
         files["report"] = staging / f"{name}_report.html"
         write_report(files["report"], name, facts, segmentation.volumes_ml, files.get("picture"))
         facts["Files"] = {path.name: sha256(path) for path in files.values()}
+        facts["Seal"] = seal(facts)
         files["sidecar"] = staging / f"{name}_dseg.json"  # the last to move: what it names is there
         files["sidecar"].write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        move_together(staging, [path.name for path in files.values()])
+        names = [path.name for path in files.values()]
+        check_replaceable(folder, names[-1], names, overwrite=overwrite)
+        move_together(staging, names)
         return {kind: folder / path.name for kind, path in files.items()}
     except (OSError, RuntimeError) as error:
         raise NeonatalSegError(_why_not_written(folder, error)) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _names(name: str, options: SegmentOptions, picture: bool) -> list[str]:
+    """Of all files that are going to be written."""
+    kinds = ["dseg.nii.gz", "volumes.tsv", "dseg.json", "report.html", *(["dseg.png"] if picture else [])]
+    kinds += ["probseg.nii.gz"] if options.probabilities else []
+    kinds += ["uncertainty.nii.gz"] if options.uncertainty else []
+    return [f"{name}_{kind}" for kind in kinds]
 
 
 def _write_images(segmentation: Segmentation, scan: Scan, staging: Path, name: str) -> dict[str, Path]:
@@ -121,11 +139,14 @@ def sidecar(segmentation: Segmentation, scan: Scan, options: SegmentOptions | No
     return {
         "Description": "Tissue segmentation of a newborn's brain by NeonatalSeg",
         "Notice": NOTICE,
+        "Name": scan.name,
         "Inputs": dict(scan.sources),
+        "InputsSHA256": dict(scan.contents),
         "AgeWeeks": scan.age_weeks,
         "SegmentedAgainWithoutHead": segmentation.focused,
         **({} if segmentation.age_weeks is None else {"PredictedAgeWeeks": round(segmentation.age_weeks, 2)}),
         "Labels": {str(t.index): t.name for t in TISSUES},
+        "Method": METHOD,
         "Model": {"Name": segmentation.model_name, "SHA256": segmentation.model_hash},
         "Options": vars(options) if options else {},
         "Device": segmentation.device,
@@ -163,7 +184,7 @@ def check_writable(folder: str | Path) -> None:
 
     Called before the work, so that nobody waits for a result that cannot be kept.
     """
-    folder = Path(folder)
+    folder = check_path(folder)
     try:
         try_folder(folder)
     except OSError as error:

@@ -24,7 +24,7 @@ from NeonatalSegLib.networks.network import NetworkSettings
 from NeonatalSegLib.networks.sliding_window import Engine, predict_windows
 from NeonatalSegLib.progress import Progress
 from NeonatalSegLib.scans.grid import Grid
-from NeonatalSegLib.scans.preprocessing import MIN_AGREEMENT, Prepared, prepare
+from NeonatalSegLib.scans.preprocessing import Prepared, prepare
 from NeonatalSegLib.scans.scan import Scan
 from NeonatalSegLib.scans.way_back import labels_on_scan, most_probable, probabilities_on_scan
 from NeonatalSegLib.segmentation.engines import OpenEngine, open_engine
@@ -54,7 +54,8 @@ class SegmentOptions:
         n4: correct the bias field first.
         flips: average with the left-right mirror image (twice the network's time).
         probabilities, uncertainty: also give these maps.
-        strict: refuse what would otherwise be a warning about T1 and T2 not agreeing.
+        strict: refuse what would otherwise be a warning about the scan: its header, its values, T1 and T2.
+        assume_orientation: three letters such as "RAS", for files that do not say how they are oriented.
     """
 
     trust_headers: bool = False
@@ -63,6 +64,7 @@ class SegmentOptions:
     probabilities: bool = False
     uncertainty: bool = False
     strict: bool = False
+    assume_orientation: str | None = None
 
 
 @dataclass
@@ -154,7 +156,7 @@ class Segmenter:
         """Segment one scan; ``target`` is the grid of the result, default: that of the scan's reference image.
 
         Raises:
-            NeonatalSegError: no head in the scan, too little memory, or (``options.strict``) T1 and T2 disagree.
+            NeonatalSegError: no head in the scan, too little memory, or (``options.strict``) a doubt about the scan.
             Cancelled: whatever ``progress`` raises goes through.
         """
         clock = _Clock(progress)
@@ -162,8 +164,8 @@ class Segmenter:
         prepared = prepare(scan, self.model.spacing_mm, trust_headers=options.trust_headers, n4=options.n4)
         if target is not None:
             prepared = replace(prepared, target=target)
-        if options.strict and prepared.agreement is not None and prepared.agreement < MIN_AGREEMENT:
-            raise NeonatalSegError(f"{prepared.warnings[-1]} (refused because of --strict)")
+        if options.strict and prepared.warnings:
+            raise NeonatalSegError(f"{' '.join(prepared.warnings)} (refused because of --strict)")
         warnings = [*self._notice, *self._open.notices]
         doubts = [*prepared.warnings, *coarse_warning(scan), *self._outside_training(scan)]
         clock.enter("network")

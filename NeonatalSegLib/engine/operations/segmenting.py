@@ -52,6 +52,7 @@ def segment(job: Job, models: WarmModels) -> dict[str, Any]:
             job.fields.get("t2"),
             name=safe_name(job.fields.get("name") or ""),  # a node's name may hold anything
             age_weeks=job.fields.get("age_weeks"),
+            orientation=options.assume_orientation,
         )
 
     started = time.perf_counter()

@@ -1,0 +1,64 @@
+"""Whose file is it? Only what this program wrote itself, and nobody has changed since, may be replaced.
+
+The proof is in the side-car: the SHA-256 of every file that was written with it. A label map that was corrected by hand
+no longer has its hash, a file from elsewhere never had one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.files.atomic import sha256
+from NeonatalSegLib.files.names import shown
+from NeonatalSegLib.files.settings import read_object
+
+
+def seal(facts: Mapping[str, Any]) -> str:
+    """SHA-256 of what a side-car says, its own seal left out."""
+    rest = {key: value for key, value in facts.items() if key != "Seal"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def check_replaceable(folder: Path, side_car: str, names: Iterable[str], *, overwrite: bool = False) -> None:
+    """Refuse to replace what is not ours, before the work and again before files are moved.
+
+    Args:
+        side_car: the name in ``folder`` of the JSON file with "Files" (the hash or hashes of each file by name) and
+            "Seal".
+        names: of all files that are to be written.
+        overwrite: the user wants them replaced, whosever they are.
+
+    Raises:
+        NeonatalSegError: they are named, with what to do.
+    """
+    there = [name for name in names if os.path.lexists(folder / name)]
+    if overwrite or not there:
+        return
+    try:
+        facts = read_object(folder / side_car, "side-car", nan=True)
+    except NeonatalSegError:
+        facts = {}
+    files = facts.get("Files")
+    ours = files if isinstance(files, dict) and facts.get("Seal") == seal(facts) else {}
+
+    def is_ours(name: str) -> bool:
+        if name == side_car:
+            return bool(ours)
+        known = ours.get(name, [])
+        try:
+            return sha256(folder / name) in ([known] if isinstance(known, str) else known)
+        except OSError:
+            return False
+
+    if foreign := [name for name in there if not is_ours(name)]:
+        raise NeonatalSegError(
+            f"{shown(folder)} holds {', '.join(foreign)}, which was not written by this program, or was changed since "
+            "(corrected by hand?): nothing was replaced. Move it away, choose another folder with --out, or give "
+            "--overwrite."
+        )
