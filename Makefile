@@ -7,7 +7,7 @@ DATA ?= ../shared/data/alberts
 PROCESSES ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest Testing -n $(PROCESSES) --dist loadfile
 
-.PHONY: demo test test-fast lint train clean
+.PHONY: demo test test-fast lint train rehearsal tables clean
 .DELETE_ON_ERROR:
 
 $(VENV)/base: pyproject.toml constraints.txt
@@ -39,6 +39,16 @@ lint: $(VENV)/test
 
 train: $(VENV)/test
 	$(VENV)/bin/neonatalseg train --data $(DATA) --config Resources/Training/neonatal-t1t2.json --out runs/neonatal-t1t2
+
+# The paper's experiments in minutes, on drawn newborns: docs/experiments.md.
+rehearsal: $(VENV)/base
+	$(RUN) -m pip install -q -c constraints.txt -e ".[experiments]"
+	$(VENV)/bin/neonatalseg experiment rehearsal --out runs/rehearsal
+
+# The pages of docs/results of the four experiments and of the heads' weights, from the ALBERTs. Goes on where it was.
+tables: $(VENV)/test
+	$(VENV)/bin/neonatalseg experiment all --data $(DATA) --config Resources/Experiments/alberts.json --runs 3 --out runs/tables
+	for name in baseline age budget transfer heads; do cp runs/tables/$$name*.* docs/results/; done
 
 clean:
 	rm -rf $(VENV) demo

@@ -12,9 +12,9 @@ import pytest
 import SimpleITK as sitk
 
 from NeonatalSegLib.datasets.bids import find_subjects
-from NeonatalSegLib.datasets.cache import build_cache, data_digest, read_cache
+from NeonatalSegLib.datasets.cache import build_cache, bytes_needed, data_digest, failures, read_cache
 from NeonatalSegLib.datasets.dhcp import find_labelled
-from NeonatalSegLib.datasets.phantom import Phantom
+from NeonatalSegLib.datasets.phantom import Phantom, draw_newborn
 from NeonatalSegLib.errors import NeonatalSegError
 
 
@@ -105,6 +105,49 @@ def test_only_who_is_asked_for_is_given(tmp_path: Path, newborn: Phantom) -> Non
     assert [s.name for s in build_cache(found[1:], tmp_path / "cache", 1.5)] == ["sub-B"]
     inside = read_cache(tmp_path / "cache")[1].inside()
     assert inside is not None and inside.dtype == bool and 0.3 < inside.mean() < 1
+
+
+def test_a_bad_scan_is_named_or_left_out_and_the_rest_is_prepared(tmp_path: Path, newborn: Phantom) -> None:
+    root = bids(tmp_path, newborn, ("sub-A", "sub-B", "sub-C"))
+    file = next(root.rglob("sub-B_T1w.nii.gz"))
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    found = find_subjects(root)
+    with pytest.raises(NeonatalSegError, match=r"sub-B.*--exclude leaves it out"):
+        build_cache(found, tmp_path / "cache", 3.0)
+    told: list[str] = []
+    prepared = build_cache(found, tmp_path / "cache", 3.0, processes=2, keep_going=True, progress=told.append)
+    assert [s.name for s in prepared] == ["sub-A", "sub-C"] and list(failures(tmp_path / "cache")) == ["sub-B"]
+    assert any("sub-B: left out" in line for line in told) and all("min left" in line for line in told)
+    told.clear()  # what was prepared, or could not be, is not tried again until its files change
+    build_cache(found, tmp_path / "cache", 3.0, keep_going=True, progress=told.append)
+    assert len(told) == 1 and told[0].startswith("sub-B is left out")
+    file.write_bytes(whole)
+    assert len(build_cache(find_subjects(root), tmp_path / "cache", 3.0, keep_going=True)) == 3
+    assert failures(tmp_path / "cache") == {}
+
+
+def test_scans_prepared_side_by_side_are_those_prepared_one_by_one(tmp_path: Path, newborn: Phantom) -> None:
+    found = find_subjects(bids(tmp_path, newborn))
+    one = build_cache(found, tmp_path / "one", 3.0)
+    two = build_cache(found, tmp_path / "two", 3.0, processes=2)
+    assert [s.digest for s in one] == [s.digest for s in two] and one[0].digest
+    needed = bytes_needed(found, tmp_path / "new", 3.0)
+    written = sum(f.stat().st_size for f in (tmp_path / "one").glob("*.npy"))
+    assert written < needed < 4 * written and bytes_needed(found, tmp_path / "one", 3.0) == 0
+
+
+def test_a_t1_of_another_newborn_is_told(tmp_path: Path, newborn: Phantom) -> None:
+    root = bids(tmp_path, newborn, ("sub-A",))
+    other = draw_newborn(44, 9, spacing_mm=newborn.t1.GetSpacing(), orientation="LPS")
+    file = next(root.rglob("sub-A_T1w.nii.gz"))
+    array = sitk.GetArrayFromImage(sitk.Resample(other.t1, newborn.t1))
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array[:, ::-1]))
+    image.CopyInformation(newborn.t1)
+    sitk.WriteImage(image, str(file))
+    told: list[str] = []
+    (subject,) = build_cache(find_subjects(root), tmp_path / "cache", 3.0, report=told.append)
+    assert "agree poorly" in " ".join(subject.warnings) and "agree poorly" in told[0]
 
 
 def test_scans_without_labels_are_listed_and_not_trained_on(tmp_path: Path, newborn: Phantom) -> None:

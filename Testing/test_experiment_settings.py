@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -12,30 +13,77 @@ from conftest import ROOT
 from test_experiments import SETTINGS
 from test_splits import ALBERTS, ages_of, assert_newborns_together, distance, release, scan, significant
 
+from NeonatalSegLib.augmentation.transforms import AugmentationSettings
 from NeonatalSegLib.datasets.bids import Subject
 from NeonatalSegLib.datasets.splits import leave_out_folds
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.experiments.paper.designs import EXPERIMENTS
+from NeonatalSegLib.experiments.paper.designs import JOBS, Study, names_in, without
+from NeonatalSegLib.experiments.paper.preflight import hours
 from NeonatalSegLib.experiments.paper.settings import ExperimentSettings, SplitDesign, TransferDesign, read_experiment
+from NeonatalSegLib.networks.network import PRESETS
+from NeonatalSegLib.training.settings import read_settings
 
 
 def test_settings_travel_as_json_and_shipped_ones_are_understood(tmp_path: Path) -> None:
-    assert ExperimentSettings.from_json(json.loads(json.dumps(SETTINGS.to_json()))) == SETTINGS
-    paper = ExperimentSettings.paper()
-    assert ExperimentSettings.from_json(json.loads(json.dumps(paper.to_json()))) == paper
+    for settings in (SETTINGS, ExperimentSettings.paper()):
+        text = json.loads(json.dumps(settings.to_json()))
+        assert json.loads(json.dumps(ExperimentSettings.from_json(text).to_json())) == text
     for file in (ROOT / "Resources" / "Experiments").glob("*.json"):
         assert read_experiment(file).training.network.spacing_mm > 0
     for text, words in (
         ('{"budgets": {}}', "Unknown experiment setting 'budgets'"),
         ('{"budget": {"percentage": 3}}', "Unknown experiment setting 'percentage'"),
         ('{"budget": {"percent": 95}}', "not above 0 and at most 90"),
-        ('{"transfer": {"source": 3}}', "go together"),
-        ('{"split": {"more": 3}}', "means nothing without 'train'"),
+        ('{"transfer": {"source": null}}', "go together"),
+        ('{"split": {"train": null}}', "means nothing without 'train'"),
+        ('{"budget": {"selection": "every third"}}', "no selection 'every third'"),
+        ('{"training": {"steps_per_epoch": 57}}', "'steps_per_epoch' is no setting of an experiment"),
+        ('{"training": {"head_weights": "half"}}', "no head_weights 'half'"),
         ("{", "could not be read"),
     ):
         (tmp_path / "x.json").write_text(text)
         with pytest.raises(NeonatalSegError, match=words):
             read_experiment(tmp_path / "x.json")
+
+
+def test_the_papers_file_is_the_paper_and_says_everything() -> None:
+    """As the text and the published code say; a value that the file left out would be this project's own."""
+    text = json.loads((ROOT / "Resources" / "Experiments" / "paper.json").read_text())
+    whole = ExperimentSettings.paper().to_json()
+
+    def left_out(stated: dict[str, Any], known: dict[str, Any], where: str) -> list[str]:
+        missing = [f"{where}{key}" for key in known if key not in stated]
+        inner = [key for key in known if isinstance(known[key], dict) and isinstance(stated.get(key), dict)]
+        return missing + [name for key in inner for name in left_out(stated[key], known[key], f"{where}{key}.")]
+
+    beyond = {"training.randomisation", "training.randomisation_end", "training.phantom_share"}
+    beyond |= {"training.template_share", "transfer.source_min_weeks", "transfer.target_max_weeks"}
+    beyond |= {f"training.{new}" for new in ("whole_brain", "done_epochs", "warmup_steps", "ema", "pool", "pool_uses")}
+    assert set(left_out(text, whole, "")) <= beyond
+    paper = ExperimentSettings.paper().training
+    assert paper.network == PRESETS["paper-big"] and paper.augmentation == AugmentationSettings.paper()
+    assert (paper.optimizer, paper.learning_rate, paper.batch_size, paper.epochs) == ("sgd", 1e-2, 2, 60)
+    assert paper.head_weights == "sum"
+
+
+def test_a_configuration_changes_single_values_of_the_paper(tmp_path: Path) -> None:
+    """Nothing else of the paper's set-up goes: not the network, not the modalities, not the split."""
+    file = tmp_path / "mine.json"
+
+    def read(text: str) -> ExperimentSettings:
+        file.write_text(text)
+        return read_experiment(file)
+
+    paper = ExperimentSettings.paper()
+    assert read('{"loader_workers": 2}') == dataclasses.replace(paper, loader_workers=2)
+    slower = dataclasses.replace(paper.training, learning_rate=1e-3)
+    assert read('{"training": {"learning_rate": 1e-3}}') == dataclasses.replace(paper, training=slower)
+    finer = read('{"training": {"network": {"spacing_mm": 0.6}, "augmentation": {"elastic": 0.5}}}').training
+    assert finer.network == dataclasses.replace(PRESETS["paper-big"], spacing_mm=0.6)
+    assert finer.augmentation == dataclasses.replace(AugmentationSettings.paper(), elastic=0.5)
+    assert read('{"training": {"network": "paper-small"}}').training.network == PRESETS["paper-small"]
+    file.write_text('{"network": {"age_head": true}}')  # of neonatalseg train, whose network is the laptop's
+    assert read_settings(file).network == dataclasses.replace(PRESETS["laptop"], age_head=True)
 
 
 def test_the_papers_experiments_fit_into_the_release() -> None:
@@ -58,36 +106,66 @@ def test_the_papers_experiments_fit_into_the_release() -> None:
     assert min(ages_of(transfer.sides[side])[0] for side in ("source", "source-test")) > young
 
 
-class NotRunError(Exception):
-    """Raised instead of running."""
-
-
 def jobs_of(name: str, settings: ExperimentSettings, subjects: list[Subject]) -> dict[str, dict[str, Any]]:
-    """The runs that an experiment asks for first."""
-    jobs: dict[str, dict[str, Any]] = {}
+    """The runs of an experiment, one of each condition."""
+    return {key.removesuffix("-run0"): job for key, job in JOBS[name](Study(subjects, settings, 1)).items()}
 
-    def execute(asked: Any) -> Any:
-        jobs.update(asked)
-        raise NotRunError
 
-    with pytest.raises(NotRunError):
-        EXPERIMENTS[name](subjects, settings, 1, execute)
-    return jobs
+def steps_of(job: dict[str, Any]) -> tuple[int, int]:
+    return job["training"]["epochs"], job["training"]["steps_per_epoch"]
 
 
 def test_the_papers_budget_and_transfer_have_the_papers_numbers() -> None:
     ages = np.random.default_rng(0).normal(39.5, 3, 709).clip(26.7, 45.1)
     subjects = [Subject(f"sub-{i:03d}_ses-1", None, None, None, float(age)) for i, age in enumerate(ages)]
     jobs = jobs_of("budget", ExperimentSettings.paper(), subjects)
-    trained = {key.removesuffix("-run0"): set(job["train"]) for key, job in jobs.items()}
+    trained = {key: set(job["train"]) for key, job in jobs.items()}
     assert {len(trained[f"budget-{axis}"]) for axis in ("random", "sagittal", "coronal", "axial")} == {342}
     assert len(trained["full"]) == 114
     assert trained["budget-full"] == trained["budget-full-iterations"] == trained["full"] < trained["budget-axial"]
     assert {(len(j["evaluate"]["validation"]), len(j["evaluate"]["test"])) for j in jobs.values()} == {(28, 100)}
     for job in jobs.values():
         assert not set(job["train"]) & {*job["evaluate"]["validation"], *job["evaluate"]["test"]}
-    (source,) = jobs_of("transfer", ExperimentSettings.paper(), subjects).values()
+    # An epoch is a pass over the scans, two at a time: in steps the sparse rows stand 9 to 1 to "20 epochs".
+    assert {steps_of(jobs[f"budget-{axis}"]) for axis in ("random", "sagittal", "coronal", "axial")} == {(60, 171)}
+    assert steps_of(jobs["budget-full"]) == (20, 57) and steps_of(jobs["full"]) == (60, 57)
+    epochs, each = steps_of(jobs["budget-full-iterations"])
+    assert epochs * each == 60 * 171
+    assert {job["slices"]["selection"] for job in jobs.values() if job["slices"]} == {"random", "equidistant"}
+    assert jobs["budget-axial"]["slices"]["selection"] == "random"
+    assert jobs["budget-axial-equidistant"]["train"] == jobs["budget-axial"]["train"]
+
+
+def test_the_papers_transfer_is_the_published_one() -> None:
+    """Who (100 oldest, the next in age, 120 youngest), how long and at which rate."""
+    subjects = release(0, singles=527)
+    jobs = jobs_of("transfer", ExperimentSettings.paper(), subjects)
+    source = jobs.pop("transfer-source")
     assert [len(source["train"]), *map(len, source["evaluate"].values())] == [100, 80, 25]
+    assert steps_of(source) == (20, 50) and source["training"]["learning_rate"] == 1e-2
+    assert steps_of(jobs["transfer-scratch"]) == (40, 20)
+    assert {steps_of(job) for key, job in jobs.items() if key != "transfer-scratch"} == {(20, 20)}
+    assert {job["training"]["learning_rate"] for job in jobs.values()} == {1e-3}
+    assert {len(job["train"]) for job in jobs.values()} == {40}
+    age = {s.name: s.age_weeks for s in subjects}
+    young = {s.participant for s in sorted(subjects, key=lambda s: age[s.name])[:120]}
+    others = sorted(age[s.name] for s in subjects if s.participant not in young)
+    assert sorted(age[n] for n in source["train"]) == others[-100:]
+    old = {n.split("_")[0] for n in source["train"]}
+    next_oldest = sorted(age[s.name] for s in subjects if s.participant not in young | old)[-25:]
+    assert sorted(age[n] for n in source["evaluate"]["source"]) == next_oldest
+
+
+def test_only_what_a_table_needs_is_prepared_and_hours_are_told() -> None:
+    subjects = release(0, singles=527)
+    study = Study(subjects, ExperimentSettings.paper(), 4)
+    assert len(names_in(JOBS["baseline"](study))) == 114 + 28 + 100
+    assert len(names_in(JOBS["budget"](study))) == 470
+    jobs = without(JOBS["baseline"](study), {next(iter(JOBS["baseline"](study).values()))["train"][0]})
+    assert {len(job["train"]) for job in jobs.values()} == {113} and steps_of(jobs["full-run0"]) == (60, 57)
+    lines = hours(JOBS["baseline"](study), 1.0, (217, 290, 290))
+    # 3420 steps and 128 scans of 3 x 4 x 4 windows at a third of a step for two patches
+    assert lines[-1].startswith(f"All 4 runs: about {4 * (3420 + 128 * 48 / 6) / 3600:.2g} hours")
 
 
 def test_designs_by_fold_train_on_all_the_rest() -> None:

@@ -18,17 +18,17 @@ from test_runs import square, times_run
 from NeonatalSegLib.augmentation.transforms import AugmentationSettings
 from NeonatalSegLib.cli.app import USER_ERROR
 from NeonatalSegLib.cli.app import run as command_line
-from NeonatalSegLib.datasets.cache import read_cache
-from NeonatalSegLib.datasets.split_files import write_split
+from NeonatalSegLib.datasets.cache import CachedSubject, read_cache
+from NeonatalSegLib.datasets.split_files import read_split, write_split
 from NeonatalSegLib.datasets.splits import Member, Split
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.experiments.paper.report import run_experiment
+from NeonatalSegLib.experiments.paper.report import Preparation, run_experiment
 from NeonatalSegLib.experiments.paper.settings import BudgetDesign, ExperimentSettings, SplitDesign, TransferDesign
-from NeonatalSegLib.experiments.paper.trial import label_masks
+from NeonatalSegLib.experiments.paper.trial import evaluate, label_masks
 from NeonatalSegLib.experiments.runs import run_jobs
-from NeonatalSegLib.experiments.tables import by_run, dsc_all, dsc_no_background, validation_and_test
+from NeonatalSegLib.experiments.tables import Spread, by_run, dsc_all, dsc_no_background, validation_and_test
 from NeonatalSegLib.models.bundle import read_model
-from NeonatalSegLib.networks.network import NetworkSettings
+from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.networks.strategies import STRATEGIES
 from NeonatalSegLib.training.run import TrainingSettings, train
 
@@ -57,8 +57,7 @@ SETTINGS = ExperimentSettings(
     training=TrainingSettings(
         network=NetworkSettings((4, 8, 8), 3.0, (16, 16, 16), heads=1),
         epochs=3,
-        steps_per_epoch=2,
-        batch_size=1,
+        batch_size=2,
         optimizer="adamw",
         validate_every=3,
         augmentation=AugmentationSettings(elastic=0.0),
@@ -124,9 +123,13 @@ def test_wrong_masks_are_refused(cache: Path, tmp_path: Path) -> None:
             train(subjects, SETTINGS.training, tmp_path / words, known=masks, workers=0)
 
 
+def quiet(cache: Path) -> dict[str, Any]:
+    return {"preparation": Preparation(cache), "report": lambda _: None}
+
+
 def run(name: str, cache: Path, out: Path, **changes: Any) -> dict[str, dict[str, Any]]:
     """Run an experiment and read its runs' results from disk."""
-    run_experiment(name, None, SETTINGS, out, **{"runs": 2, "cache": cache, "report": lambda _: None, **changes})
+    run_experiment(name, None, SETTINGS, out, **{"runs": 2, **quiet(cache), **changes})
     return {f.parent.name: json.loads(f.read_text()) for f in sorted((out / "runs").glob("*/result.json"))}
 
 
@@ -152,7 +155,7 @@ def test_baseline_in_two_processes_is_baseline_in_one(
     for key in one:
         assert one[key]["subjects"] == two[key]["subjects"]
     assert one["full-run0"]["subjects"] != one["full-run1"]["subjects"]
-    assert one["full-run0"]["steps"] == 6
+    assert one["full-run0"]["steps"] == 9  # three passes over six scans, two at a time
     assert 0 < one["full-run0"]["loader_share"] < 1
     table = (folder / "baseline-table1.tsv").read_text().splitlines()
     expected = np.mean([np.nanmean(_test_dsc(r)) for r in one.values()])
@@ -195,13 +198,13 @@ def _test_dsc(result: dict[str, Any]) -> np.ndarray:
     return np.array([np.nan if v is None else v for v in subject["dsc"]])
 
 
-def test_budget_has_equal_slices_and_equal_iterations(cache: Path, tmp_path: Path) -> None:
+def test_budget_has_equal_slices_and_equal_steps(cache: Path, tmp_path: Path) -> None:
     results = run("budget", cache, tmp_path, runs=1)
     conditions = ("random", "sagittal", "coronal", "axial", "full", "full-iterations")
     names = {f"budget-{c}" for c in conditions} | {"full"}
     assert {r["condition"] for r in results.values()} == names
     steps = {r["condition"].removeprefix("budget-"): r["steps"] for r in results.values() if r["condition"] != "full"}
-    assert steps == dict.fromkeys(conditions, 6) | {"full": 2}
+    assert steps == dict.fromkeys(conditions, 9) | {"full": 1}  # the paper's ratio: 9 to 1
     labelled = {
         r["condition"].removeprefix("budget-"): r["labelled"] for r in results.values() if r["condition"] != "full"
     }
@@ -263,15 +266,95 @@ def test_an_interrupted_experiment_goes_on(cache: Path, tmp_path: Path) -> None:
     assert (parts / "runs/full-run0/result.json").stat().st_mtime_ns == first
     other = dataclasses.replace(SETTINGS, split=SplitDesign(validation=1, test=2))
     with pytest.raises(NeonatalSegError, match=r"another configuration \(it differs in: split\)"):
-        run_experiment("baseline", None, other, parts, runs=2, cache=cache, report=lambda _: None)
+        run_experiment("baseline", None, other, parts, runs=2, **quiet(cache))
     run("age", cache, parts, runs=1)  # the same base line: it is not trained again
     assert (parts / "runs/full-run0/result.json").stat().st_mtime_ns == first
+
+
+def test_what_trains_the_same_is_run_once_and_stands_in_two_rows(cache: Path, tmp_path: Path) -> None:
+    """A base line with all the scans and all the steps of the sparse conditions is the one of Table 1."""
+    settings = dataclasses.replace(SETTINGS, budget=BudgetDesign(scans=6, times=1, full_epochs=1))
+    run_experiment("budget", None, settings, tmp_path, runs=1, **quiet(cache))
+    folders = sorted(p.name for p in (tmp_path / "runs").iterdir() if (p / "result.json").is_file())
+    assert "full-run0" in folders and "budget-full-iterations-run0" not in folders
+    rows = {
+        row[0]: row[1:] for row in (x.split("\t") for x in (tmp_path / "budget-table3.tsv").read_text().splitlines())
+    }
+    assert rows["Full, equal slices and steps"] == rows["Full, all training scans (Table 1)"]
+    steps = [row.split("\t") for row in (tmp_path / "budget-steps.tsv").read_text().splitlines()]
+    assert ["budget-axial", "6", "3", "3", "9"] in [row[:5] for row in steps]
+
+
+def test_a_given_list_is_used_and_checked(cache: Path, tmp_path: Path) -> None:
+    ages = {f"sub-{n}": 37.0 + n for n in range(8)}
+    sides = {"train": (0, 2, 4), "validation": (1,), "test": (6, 7)}
+    split = Split({side: tuple(Member(f"sub-{n}", ages[f"sub-{n}"]) for n in who) for side, who in sides.items()})
+    settings = dataclasses.replace(SETTINGS, splits=(read_split(write_split(split, tmp_path / "mine.tsv")),))
+    run_experiment("baseline", None, settings, tmp_path / "out", runs=1, **quiet(cache))
+    job = json.loads((tmp_path / "out/runs/full-run0/job.json").read_text())
+    assert job["train"] == ["sub-0", "sub-2", "sub-4"] and job["evaluate"]["test"] == ["sub-6", "sub-7"]
+    assert read_split(tmp_path / "out/lists/baseline-run0.tsv").names("test") == ("sub-6", "sub-7")
+    lines = (tmp_path / "mine.tsv").read_text().splitlines()
+    for change, words in (
+        ([*lines, "sub-0\tsub-0\t37.0\ttest"], "two sides"),
+        ([*lines, "sub-99\tsub-99\t37.0\ttrain"], "sub-99 stands on the side"),
+        ([line for line in lines if not line.endswith("test")], "no scan on a side 'test'"),
+    ):
+        (tmp_path / "wrong.tsv").write_text("\n".join(change) + "\n")
+        with pytest.raises(NeonatalSegError, match=words):
+            settings = dataclasses.replace(SETTINGS, splits=(read_split(tmp_path / "wrong.tsv"),))
+            run_experiment("baseline", None, settings, tmp_path / "wrong", runs=1, **quiet(cache))
+
+
+def test_an_excluded_newborn_is_as_if_it_were_not_there(cache: Path, tmp_path: Path) -> None:
+    preparation = Preparation(cache, exclude=("sub-3",))
+    run("baseline", cache, tmp_path, runs=1, preparation=preparation)
+    job = json.loads((tmp_path / "runs/full-run0/job.json").read_text())
+    assert "sub-3" not in str(job) and len(job["train"]) == 5
+    with pytest.raises(NeonatalSegError, match="sub-33 is to be excluded but is not among the 8 scans"):
+        run("baseline", cache, tmp_path / "slip", preparation=Preparation(cache, exclude=("sub-33",)))
+
+
+def test_where_memory_runs_out_the_next_device_evaluates(cache: Path) -> None:
+    class Full(torch.nn.Module):
+        """Has no memory at its first scan."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network, self.asked = build_network(SETTINGS.training.network), 0
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            self.asked += 1
+            if self.asked == 1:
+                raise torch.OutOfMemoryError("out of memory")
+            return self.network(image)
+
+    subject = read_cache(cache)[0]
+    found = evaluate(Full(), subject, SETTINGS.training, devices=("cpu", "cpu"))
+    assert "memory did not do for sub-0" in found["note"] and len(found["dsc"]) == 10
+    with pytest.raises(NeonatalSegError, match="too little memory to evaluate sub-0"):
+        evaluate(Full(), subject, SETTINGS.training, devices=("cpu",))
 
 
 def test_too_few_subjects_are_told(cache: Path, tmp_path: Path) -> None:
     settings = dataclasses.replace(SETTINGS, budget=BudgetDesign(scans=3))
     with pytest.raises(NeonatalSegError, match="needs 9 training scans"):
-        run_experiment("budget", None, settings, tmp_path, runs=1, cache=cache, report=lambda _: None)
+        run_experiment("budget", None, settings, tmp_path, runs=1, **quiet(cache))
+
+
+def test_random_slices_leave_gaps_and_equidistant_ones_do_not(tmp_path: Path) -> None:
+    """On an axis of 290 slices, a third of them: the published runs' largest gaps were 6 to 18 slices."""
+    labels = np.ones((290, 16, 16), np.uint8)
+    np.save(tmp_path / "sub-0_labels.npy", labels)
+    subject = CachedSubject("sub-0", tmp_path, 40.0)
+    largest: dict[str, list[int]] = {"random": [], "equidistant": []}
+    for selection, gaps in largest.items():
+        for seed in range(8):
+            slices = {"axis": "axial", "percent": 33, "selection": selection, "seed": seed}
+            mask = label_masks([subject], slices, 3.0)["sub-0"]
+            assert mask.strides[1:] == (0, 0)  # hundreds of masks take no memory
+            gaps.append(int(np.diff(np.flatnonzero(mask[:, 0, 0])).max()))
+    assert min(largest["random"]) >= 6 and max(largest["equidistant"]) <= 3
 
 
 # --- splits -----------------------------------------------------------------------------------------------------------
@@ -362,3 +445,10 @@ def test_means_and_deviations_are_over_runs() -> None:
     assert lines[2][-3:] == ["0.500000", "n/a", "1"]
     assert lines[3][0] == "paper: P" and lines[3][-3] == "4"
     assert "0.600 ± 0.424" in table.markdown()
+
+
+def test_a_small_deviation_is_shown_with_the_digits_that_it_needs() -> None:
+    assert str(Spread.of([0.9337, 0.9341, 0.9345])) == "0.934 ± 0.0004"
+    assert str(Spread.of([0.1 + 0.2, 0.3, 0.3])) == "0.300 ± 0.000"
+    assert str(Spread.of([0.90, 0.92])) == "0.910 ± 0.014"
+    assert str(Spread.of([151, 151.5], 0)) == "151 ± 0.4"

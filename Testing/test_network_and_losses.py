@@ -130,6 +130,15 @@ def test_training_outputs_halve_in_resolution_and_evaluation_gives_one() -> None
     assert network.eval()(x).shape == (1, 10, 16, 24, 32)
 
 
+def test_the_papers_code_sums_the_heads_and_the_default_divides() -> None:
+    """With the paper's three heads the sum, and with it an SGD step, is 1.875 times the mean."""
+    random = torch.Generator().manual_seed(0)
+    outputs = [torch.randn((1, 10, n, n, n), generator=random) for n in (16, 8, 4, 2)]
+    labels = torch.randint(0, 10, (1, 16, 16, 16), generator=random)
+    summed, divided = DeepSupervisionLoss(normalised=False)(outputs, labels), DeepSupervisionLoss()(outputs, labels)
+    assert float(summed / divided) == pytest.approx(1 + 0.5 + 0.25 + 0.125, rel=1e-5)
+
+
 def test_every_head_learns() -> None:
     network = build_network(TINY).train()
     labels = torch.randint(0, 10, (1, 16, 24, 32))

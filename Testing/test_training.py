@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,8 @@ from NeonatalSegLib.datasets.cache import CachedSubject, read_cache
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.models.bundle import read_model
 from NeonatalSegLib.networks.network import NetworkSettings
+from NeonatalSegLib.tissues import UNKNOWN
+from NeonatalSegLib.training.patches import cut
 from NeonatalSegLib.training.run import EpochSampler, PatchDataset, TrainingSettings, read_settings, train
 
 SETTINGS = TrainingSettings(
@@ -56,6 +60,65 @@ def test_patches_depend_on_their_number_alone(cache: list[CachedSubject]) -> Non
         a, b = first[number], second[number]
         assert torch.equal(a["image"], b["image"]) and torch.equal(a["label"], b["label"])
     assert not torch.equal(first[0]["image"], first[1]["image"])
+
+
+def test_a_pass_shows_every_scan_once(cache: list[CachedSubject]) -> None:
+    """As the paper's code draws them; with replacement a scan in three is missed in a pass."""
+    patches = PatchDataset(cache, dataclasses.replace(SETTINGS, in_turn=True))
+    passes = [[int(patches[n]["subject"]) for n in range(start, start + 4)] for start in (0, 4, 8, 12)]
+    assert all(sorted(one) == [0, 1, 2, 3] for one in passes) and len({tuple(one) for one in passes}) > 1
+
+
+def test_a_patch_is_cut_out_of_its_scan_with_its_labels(tmp_path: Path) -> None:
+    """Every voxel has its own value; short axes repeat their ends; what nobody labelled is unknown."""
+    values = np.arange(20 * 22 * 10).reshape(20, 22, 10)
+    known = np.broadcast_to(np.arange(20)[:, None, None] % 3 == 0, values.shape)
+    arrays = {"image": np.stack([values, -values]), "label": (values % 10)[None].astype(np.uint8), "known": known[None]}
+    firsts = set()
+    for seed in range(20):
+        out = cut(arrays, (16, 16, 16), np.random.default_rng(seed))
+        image, label = out["image"].numpy(), out["label"].numpy()
+        assert image.shape == (2, 16, 16, 16) and (image[1] == -image[0]).all()
+        z, y, x = np.unravel_index(image[0].astype(int), values.shape)
+        assert (np.diff(z[:, 0, 0]) == 1).all() and (np.diff(y[0, :, 0]) == 1).all()
+        assert x[0, 0].tolist() == [0, 0, 0, *range(10), 9, 9, 9]
+        assert (label[0] == np.where(z % 3 == 0, image[0] % 10, UNKNOWN)).all()
+        firsts.add((z[0, 0, 0], y[0, 0, 0]))
+    assert len(firsts) > 10
+
+
+def test_drawing_patches_keeps_no_scan(cache: list[CachedSubject], tmp_path: Path) -> None:
+    """A process that has touched a whole data set holds none of it: 24 scans of 23 MB each (links to one)."""
+    program = (
+        "import json, sys, numpy as np, psutil\n"
+        "from pathlib import Path\n"
+        "from NeonatalSegLib.datasets.cache import read_cache\n"
+        "from NeonatalSegLib.networks.network import NetworkSettings\n"
+        "from NeonatalSegLib.training.patches import PatchDataset\n"
+        "from NeonatalSegLib.training.settings import TrainingSettings\n"
+        "folder, names = Path(sys.argv[1]), [f'sub-{n:02d}' for n in range(24)]\n"
+        "shape = (160, 170, 170)\n"
+        "np.save(folder / 'sub-00_image.npy', np.ones((2, *shape), np.float16))\n"
+        "np.save(folder / 'sub-00_labels.npy', np.ones(shape, np.uint8))\n"
+        "for name in names[1:]:\n"
+        "    for key in ('image', 'labels'):\n"
+        "        (folder / f'{name}_{key}.npy').hardlink_to(folder / f'sub-00_{key}.npy')\n"
+        "index = {'format': 1, 'spacing_mm': 1.0, 'subjects': {n: {'age_weeks': 40.0} for n in names}}\n"
+        "(folder / 'cache.json').write_text(json.dumps(index))\n"
+        "settings = TrainingSettings(NetworkSettings((4, 8, 8), 1.0, (16, 16, 16), heads=1), in_turn=True)\n"
+        "known = {n: np.broadcast_to(np.arange(160)[:, None, None] % 3 == 0, shape) for n in names}\n"
+        "patches = PatchDataset(read_cache(folder), settings, known)\n"
+        "patches[0]\n"
+        "before = psutil.Process().memory_info().rss\n"
+        "for number in range(1, 24): patches[number]\n"
+        "print((psutil.Process().memory_info().rss - before) / 2**20)"
+    )
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 60  # MB; all of them are 530
 
 
 def test_several_devices_share_an_epoch_without_overlap() -> None:
@@ -221,6 +284,28 @@ def test_image_and_labels_stay_together() -> None:
         assert out["image"].shape == (2, 16, 16, 16) and out["label"].shape == (1, 16, 16, 16)
         told = (out["image"][0] > 1.5) == (out["label"][0] == 3)
         assert told.float().mean() > 0.97
+
+
+def test_intensities_change_together_or_each_for_itself() -> None:
+    """The paper's code draws once for T1 and T2; an absent one stays absent either way."""
+    only_scaling = {"flip": (0, 0, 0), "elastic": 0.0, "noise": 0.0, "smooth": 0.0, "intensity": 1.0}
+    start = example()
+    start["image"] = torch.rand((2, 16, 16, 16), generator=torch.Generator().manual_seed(0)) + 1
+    start["label"] = start["label"][:, :16, :16, :16]
+    apart = []
+    for joint in (True, False):
+        settings = dataclasses.replace(AugmentationSettings.paper(), joint=joint, **only_scaling)
+        transform = build_augmentation(settings, (16, 16, 16))
+        transform.set_random_state(3)
+        t1, t2 = transform(start)["image"]
+        slopes = [
+            float((c.max() - c.min()) / (b.max() - b.min())) for c, b in zip((t1, t2), start["image"], strict=True)
+        ]
+        apart.append(abs(slopes[0] - slopes[1]))
+        transform.set_random_state(3)
+        blank = transform({**start, "image": start["image"] * torch.tensor([1.0, 0.0])[:, None, None, None]})["image"]
+        assert blank[0].any() and not blank[1].any()
+    assert apart[0] < 1e-5 < 1e-3 < apart[1]
 
 
 def test_augmentation_is_seeded() -> None:

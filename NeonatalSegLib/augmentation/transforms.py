@@ -31,6 +31,9 @@ class AugmentationSettings:
         intensity, intensity_range: scaling and shifting, each with this chance.
         contrast, contrast_gamma: gamma curve on one image.
         bias, bias_range: smooth multiplicative field (polynomial of order 3).
+        padding: what a deformation brings in from outside the patch: "border" repeats the edge, "reflection" mirrors.
+        joint: noise, smoothing, scaling and shifting with one draw for T1 and T2 together, as in the paper's code; else
+            each has its own.
         drop_modality: chance to blank T1, and the same chance to blank T2; never both.
     """
 
@@ -52,6 +55,8 @@ class AugmentationSettings:
     contrast_gamma: tuple[float, float] = (0.7, 1.5)
     bias: float = 0.2
     bias_range: float = 0.2
+    padding: str = "border"
+    joint: bool = False
     drop_modality: float = 0.25
 
     @classmethod
@@ -67,6 +72,8 @@ class AugmentationSettings:
             noise_sd=0.01,
             contrast=0.0,
             bias=0.0,
+            padding="reflection",
+            joint=True,
             drop_modality=0.0,
         )
 
@@ -98,11 +105,13 @@ class DropModalityd(mt.MapTransform, mt.RandomizableTransform):
 
 
 class PerModalityd(mt.MapTransform, mt.Randomizable):
-    """Apply one random transform to T1 and T2 with separate draws; a blank channel stays blank."""
+    """Apply one random transform to T1 and T2, with separate draws or (``joint``) one; a blank channel stays blank."""
 
-    def __init__(self, keys: Hashable | Sequence[Hashable], transform: mt.RandomizableTransform) -> None:
+    def __init__(
+        self, keys: Hashable | Sequence[Hashable], transform: mt.RandomizableTransform, joint: bool = False
+    ) -> None:
         super().__init__(keys)
-        self.transform = transform
+        self.transform, self.joint = transform, joint
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> PerModalityd:
         super().set_random_state(seed, state)
@@ -113,6 +122,10 @@ class PerModalityd(mt.MapTransform, mt.Randomizable):
         out = dict(data)
         for key in self.keys:
             image = torch.as_tensor(out[key])
+            if self.joint:
+                present = image.flatten(1).any(1)[:, None, None, None]
+                out[key] = torch.where(present, torch.as_tensor(self.transform(image.clone())), image)
+                continue
             channels = [torch.as_tensor(self.transform(c[None]))[0] if bool(c.any()) else c for c in image]
             out[key] = torch.stack(channels)
         return out
@@ -129,7 +142,7 @@ def build_augmentation(settings: AugmentationSettings, patch: Sequence[int]) -> 
         "rotate_range": tuple(s.rotate_radians),
         "translate_range": (s.translate_voxels,) * 3,
         "scale_range": (s.scale,) * 3,
-        "padding_mode": "border",
+        "padding_mode": s.padding,
         "mode": modes,
     }
     steps: list[Any] = [
@@ -149,6 +162,6 @@ def build_augmentation(settings: AugmentationSettings, patch: Sequence[int]) -> 
         (s.intensity, mt.RandScaleIntensity(factors=s.intensity_range, prob=s.intensity)),
         (s.intensity, mt.RandShiftIntensity(offsets=s.intensity_range, prob=s.intensity)),
     ]
-    steps += [PerModalityd("image", transform) for p, transform in intensity if p > 0]
+    steps += [PerModalityd("image", transform, s.joint) for p, transform in intensity if p > 0]
     steps += [DropModalityd("image", s.drop_modality), mt.EnsureTyped(keys, track_meta=False)]
     return mt.Compose(steps)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
+
+if TYPE_CHECKING:
+    from NeonatalSegLib.experiments.paper.settings import ExperimentSettings
 
 experiment = typer.Typer(
     name="experiment",
@@ -28,11 +32,14 @@ Out = Annotated[
 ]
 Runs = Annotated[int, typer.Option(help="Runs of every condition, each with a seed of its own.")]
 Config = Annotated[
-    Optional[Path], typer.Option(help="Settings (JSON); default: the paper's, see Resources/Experiments.")
+    Optional[Path],
+    typer.Option(help="JSON of what differs from the paper's settings, Resources/Experiments/paper.json."),
 ]
 Parallel = Annotated[int, typer.Option(help="Runs at once on this machine, one thread each.")]
 Scheduler = Annotated[Optional[str], typer.Option(help="Address of a Dask scheduler, for several GPUs or machines.")]
-Cache = Annotated[Optional[Path], typer.Option(help="Folder of prepared arrays; default: OUT/cache.")]
+Cache = Annotated[
+    Optional[Path], typer.Option(help="Folder of prepared arrays, also of several OUTs; default: OUT/cache.")
+]
 SplitFiles = Annotated[
     Optional[list[Path]],
     typer.Option(
@@ -40,9 +47,17 @@ SplitFiles = Annotated[
         help="Table of 'neonatalseg split', instead of drawing who trains and who tests; several (folds): run by run.",
     ),
 ]
+Exclude = Annotated[str, typer.Option(help="Scans or newborns (sub-X), with commas, as if not in the data.")]
+KeepGoing = Annotated[
+    bool, typer.Option("--keep-going", help="A scan that cannot be prepared is missing on its side, and told.")
+]
+Processes = Annotated[
+    Optional[int], typer.Option(help="Scans prepared at once, about 1 GB each; default: half the cores, at most 8.")
+]
+Check = Annotated[bool, typer.Option("--check", help="Tell disk, memory and hours, write the lists, and stop.")]
 
 
-def _add(name: str, text: str) -> None:
+def _add(names: tuple[str, ...], name: str, text: str) -> None:
     def command(
         out: Out,
         data: Data = None,
@@ -52,37 +67,63 @@ def _add(name: str, text: str) -> None:
         scheduler: Scheduler = None,
         cache: Cache = None,
         split: SplitFiles = None,
+        exclude: Exclude = "",
+        keep_going: KeepGoing = False,
+        processes: Processes = None,
+        check: Check = False,
     ) -> None:
         from NeonatalSegLib.datasets.split_files import read_split
-        from NeonatalSegLib.experiments.paper.report import run_experiment
+        from NeonatalSegLib.experiments.paper.report import Preparation
         from NeonatalSegLib.experiments.paper.settings import ExperimentSettings, read_experiment
 
         settings = read_experiment(config) if config else ExperimentSettings.paper()
         settings = replace(settings, splits=tuple(read_split(path) for path in split or ()))
-        # On the page the command stands with what changes its figures: configuration, splits and number of runs.
+        at_once = processes or max(1, min(8, (os.cpu_count() or 2) // 2))
+        preparation = Preparation(cache, tuple(_names(exclude)), keep_going, at_once)
+        # On the page the command stands with what changes its figures: the configuration and the number of runs.
         shown = f" --config {Path('Resources', 'Experiments', config.name).as_posix()}" if config else ""
+        shown += f" --runs {runs} --parallel {parallel}" + f" --exclude {exclude}" * bool(exclude)
         shown += "".join(f" --split {path.name}" for path in split or ())
-        files = run_experiment(
-            name,
-            data,
-            settings,
-            out,
-            runs=runs,
-            parallel=parallel,
-            scheduler=scheduler,
-            cache=cache,
-            command=f"neonatalseg experiment {name} --data DATA{shown} --runs {runs} --parallel {parallel} --out OUT",
-            report=typer.echo,
-        )
-        _list(files)
+        for one in names:
+            _run(
+                one, data, settings, out, f"neonatalseg experiment {one} --data DATA{shown} --out OUT",
+                runs=runs, parallel=parallel, scheduler=scheduler, preparation=preparation, check_only=check,
+            )  # fmt: skip
 
     experiment.command(name, help=text)(command)
 
 
-_add("baseline", "Every slice labelled: Tables 1 and 2.")
-_add("age", "AgeU-Net beside the U-Net, its error in weeks beside that of the mean age.")
-_add("budget", "A third of the slices of three times the scans, along four choices of axis: Table 3.")
-_add("transfer", "From older to younger newborns with six strategies.")
+def _run(name: str, data: Path | None, settings: ExperimentSettings, out: Path, command: str, **options: Any) -> None:
+    from NeonatalSegLib.experiments.paper.report import run_experiment
+
+    typer.echo(f"--- {name}")
+    for file in run_experiment(name, data, settings, out, command=command, report=typer.echo, **options):
+        typer.echo(str(file))
+
+
+PAPER = ("baseline", "age", "budget", "transfer")
+_add(PAPER[:1], "baseline", "Every slice labelled: Tables 1 and 2.")
+_add(PAPER[1:2], "age", "AgeU-Net beside the U-Net, its error in weeks beside that of the mean age.")
+_add(PAPER[2:3], "budget", "A third of the slices of three times the scans, along four choices of axis: Table 3.")
+_add(PAPER[3:], "transfer", "From older to younger newborns with six strategies.")
+_add(("heads",), "heads", "The base line with the outputs' losses summed, and divided by the sum of their weights.")
+_add((*PAPER, "heads"), "all", "All of these in one folder, one after the other.")
+
+
+@experiment.command()
+def rehearsal(
+    out: Out,
+    newborns: Annotated[int, typer.Option(help="Drawn newborns, at least 13.")] = 14,
+    config: Annotated[
+        Optional[Path], typer.Option(help="Settings (JSON); default: Resources/Experiments/rehearsal.json.")
+    ] = None,
+    parallel: Parallel = 1,
+) -> None:
+    """Minutes instead of days: the paper's experiments, every step of them, on drawn newborns laid out as the dHCP."""
+    from NeonatalSegLib.experiments.paper.rehearsal import rehearse
+
+    for file in rehearse(out, newborns, config, parallel, typer.echo):
+        typer.echo(str(file))
 
 
 @experiment.command()

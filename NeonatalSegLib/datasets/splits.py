@@ -1,9 +1,10 @@
 """Who trains, who validates, who tests: seeded splits by age that never part the sessions of one newborn.
 
-A draw "stratified by age" sorts the newborns by age, cuts the row into as many equal runs (quantile bins) as newborns
-are wanted and draws one from each run: the ages of a draw follow those of the population as closely as a random draw
-can. Newborns with two sessions (mostly preterm, scanned again at term) are drawn apart from those with one, so that a
-wanted number of scans is met exactly with whole newborns.
+A draw "stratified by age" sorts the newborns by age, cuts the row into as many equal strata (quantile bins) as newborns
+are wanted and draws one from each: the ages of a draw follow those of the population as closely as a random draw can.
+Where the cuts begin is drawn as well, so that every newborn has the same chance at every age, also where the strata
+cannot all be of one size. Newborns with two sessions (mostly preterm, scanned again at term) are drawn apart from those
+with one, so that a wanted number of scans is met exactly with whole newborns.
 
 The same (subjects, numbers, seed) always gives the same split, whatever the order of the subjects.
 """
@@ -168,6 +169,7 @@ def transfer_split(
     source: int = PAPER_SOURCE,
     target_train: int = PAPER_TARGET_TRAIN,
     target_test: int = PAPER_TARGET_TEST,
+    source_test: int = 0,
     seed: int = 0,
 ) -> Split:
     """Sides "source" (oldest scans), "target-train" and "target-test" (youngest scans, parted by age and seed).
@@ -176,12 +178,18 @@ def transfer_split(
     the target side with the young one, and the old one is used on neither side; the next oldest newborn takes its
     place in the source. Two young sessions of one newborn both train or both test.
 
+    Args:
+        source_test: scans of a further side "source-test": those next in age below the source, without a hole (an
+            older session of a newborn whose oldest one is in the source is used nowhere).
+
     Raises:
         NeonatalSegError: fewer scans than asked for (both numbers are told), or a subject without an age.
     """
     newborns = _newborns(subjects)
     wanted = f"{source} source, {target_train} target training and {target_test} target test scans"
-    _enough(newborns, (source, target_train, target_test), wanted)
+    if source_test:
+        wanted = f"{source_test} source test, {wanted}"
+    _enough(newborns, (source, target_train, target_test, source_test), wanted)
     scans = sorted((m for newborn in newborns for m in newborn), key=lambda m: (m.age_weeks, m.name))
     young = scans[: target_train + target_test]
     in_target = {m.participant for m in young}
@@ -191,9 +199,18 @@ def transfer_split(
             f"{source} source scans were asked for, but only {len(old)} are of newborns without a scan among the "
             f"{len(young)} youngest: ask for fewer."
         )
+    oldest = old[len(old) - source :]
+    in_source = {m.participant for m in oldest}
+    next_oldest = [m for m in old if m.participant not in in_source]
+    if len(next_oldest) < source_test:
+        raise NeonatalSegError(
+            f"{source_test} source test scans were asked for, but only {len(next_oldest)} are of newborns without a "
+            "scan in the source or the target: ask for fewer."
+        )
     random = np.random.default_rng(seed)
     training, testing = _draw(_together(young), target_train, random, "the target's training set")
-    return _split_of({"source": [old[len(old) - source :]], "target-train": training, "target-test": testing})
+    tested = {"source-test": [next_oldest[len(next_oldest) - source_test :]]} if source_test else {}
+    return _split_of({"source": [oldest], **tested, "target-train": training, "target-test": testing})
 
 
 def by_age(subjects: Sequence[Aged], source_min_weeks: float = 41.0, target_max_weeks: float = 39.0) -> Split:
@@ -248,12 +265,12 @@ def leave_out_folds(
             f"{max(folds * k_test, k_test + validation + 1)} newborns, there are {len(newborns)}: ask for fewer."
         )
     random = np.random.default_rng(seed)
-    runs = [[newborns[i] for i in random.permutation(run)] for run in _runs(_by_age(newborns, random), k_test)]
+    runs = [[newborns[i] for i in random.permutation(run)] for run in _runs(_by_age(newborns, random), k_test, random)]
     splits = []
     for fold in range(folds):
         tested = [run[fold] for run in runs]
         others = [newborn for newborn in newborns if newborn not in tested]
-        drawn = [int(random.choice(run)) for run in _runs(_by_age(others, random), validation)] if validation else []
+        drawn = _one_of_each(_by_age(others, random), validation, random)
         splits.append(
             _split_of(
                 {
@@ -305,8 +322,22 @@ def _by_age(newborns: Sequence[Newborn], random: np.random.Generator) -> np.ndar
     return np.lexsort((random.permutation(len(newborns)), np.array(ages)))
 
 
-def _runs(order: np.ndarray, count: int) -> list[np.ndarray]:
-    return [np.asarray(run) for run in np.array_split(order, count)]
+def _runs(order: np.ndarray, count: int, random: np.random.Generator) -> list[np.ndarray]:
+    """The row cut into ``count`` runs; which of them are longer by one is drawn (always the first ones would be)."""
+    sizes = np.full(count, len(order) // count)
+    sizes[random.permutation(count)[: len(order) % count]] += 1
+    return [np.asarray(run) for run in np.split(order, np.cumsum(sizes)[:-1])]
+
+
+def _one_of_each(order: np.ndarray, count: int, random: np.random.Generator) -> list[int]:
+    """One of each of ``count`` strata of the row, every place of the row with the same chance.
+
+    The cuts are evenly spaced from a random start, and the last stratum goes on at the row's beginning: as on a circle,
+    no place lies nearer to a cut than another.
+    """
+    cuts = np.floor((np.arange(count) + random.random()) * len(order) / max(1, count)).astype(int)
+    strata = np.split(np.roll(order, -cuts[0]), (cuts - cuts[0])[1:]) if count else []
+    return [int(random.choice(stratum)) for stratum in strata]
 
 
 def _draw(
@@ -318,7 +349,9 @@ def _draw(
         sizes.setdefault(len(newborn), []).append(newborn)
     available = {size: len(group) for size, group in sorted(sizes.items(), reverse=True)}
     share = scans / max(1, sum(map(len, newborns)))
-    counts = _counts(available, scans, share)
+    # Where a share of a group is no whole number, chance rounds it up or down.
+    wanted = {size: share * count + random.uniform(-0.5, 0.5) for size, count in available.items()}
+    counts = _counts(available, scans, wanted)
     if counts is None:
         raise NeonatalSegError(
             f"{scans} scans for {what} cannot be met with whole newborns: {sum(map(len, newborns))} scans of "
@@ -326,20 +359,20 @@ def _draw(
         )
     drawn: list[Newborn] = []
     for size, group in sorted(sizes.items()):
-        if counts[size]:
-            drawn += [group[int(random.choice(run))] for run in _runs(_by_age(group, random), counts[size])]
-    return drawn, [newborn for newborn in newborns if newborn not in drawn]
+        drawn += [group[i] for i in _one_of_each(_by_age(group, random), counts[size], random)]
+    names = {newborn[0].name for newborn in drawn}
+    return drawn, [newborn for newborn in newborns if newborn[0].name not in names]
 
 
-def _counts(available: Mapping[int, int], scans: int, share: float) -> dict[int, int] | None:
-    """How many newborns of each number of sessions add up to ``scans``, near their share; None where none do."""
+def _counts(available: Mapping[int, int], scans: int, wanted: Mapping[int, float]) -> dict[int, int] | None:
+    """How many newborns of each number of sessions add up to ``scans``, near ``wanted``; None where none do."""
     if not available:
         return {} if scans == 0 else None
     size = max(available)
     smaller = {s: n for s, n in available.items() if s != size}
     possible = range(min(available[size], scans // size) + 1)
-    for count in sorted(possible, key=lambda c: (abs(c - share * available[size]), c)):
-        rest = _counts(smaller, scans - count * size, share)
+    for count in sorted(possible, key=lambda c: (abs(c - wanted[size]), c)):
+        rest = _counts(smaller, scans - count * size, wanted)
         if rest is not None:
             return {size: count, **rest}
     return None

@@ -88,6 +88,13 @@ def run_jobs(
     return {key: read_object(folder / "result.json", "result of a run", nan=True) for key, folder in folders.items()}
 
 
+def check_folder(out: str | Path, config: Mapping[str, Any]) -> None:
+    """NeonatalSegError where ``out`` holds runs of another configuration; writes nothing."""
+    file = Path(out) / "config.json"
+    if file.exists():
+        _claim(file, config, "another configuration")
+
+
 Todo = Mapping[str, tuple[dict[str, Any], Path]]
 
 

@@ -5,6 +5,7 @@ The figure of a run is a mean over its subjects; the deviation is over runs (n -
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +39,12 @@ class Spread:
         if np.isnan(self.mean):
             return "n/a"
         text = f"{self.mean:.{self.digits}f}"
-        return text if np.isnan(self.sd) else f"{text} ± {self.sd:.{self.digits}f}"
+        return text if np.isnan(self.sd) else f"{text} ± {self.sd:.{_digits(self.sd, self.digits)}f}"
+
+
+def _digits(value: float, least: int) -> int:
+    """Decimals that a deviation needs to show its first figure; rounding errors of equal values are none."""
+    return least if value < 1e-9 else max(least, -math.floor(math.log10(value)))
 
 
 @dataclass(frozen=True)

@@ -53,25 +53,29 @@ class DiceCELoss(nn.Module):
 
 
 class DeepSupervisionLoss(nn.Module):
-    """Equation 3: the losses of all outputs, those of lower resolution with lower weights (0.5 ** i, normalised).
+    """Equation 3: the losses of all outputs, those of lower resolution with lower weights (0.5 ** i).
 
     Labels are shrunk to each output's resolution by the majority of the labelled voxels in each block of voxels; a
     block counts as labelled where any of its voxels is (with sparse slices the plain nearest voxel would lose most).
+
+    Args:
+        normalised: divide the weights by their sum, so that a loss means the same with any number of outputs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, normalised: bool = True) -> None:
         super().__init__()
-        self.loss = DiceCELoss()
+        self.loss, self.normalised = DiceCELoss(), normalised
 
     def forward(
         self, outputs: Sequence[torch.Tensor], labels: torch.Tensor, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Weighted mean of the losses of ``outputs`` (final first); shapes as in :class:`DiceCELoss`."""
+        """Weighted mean or sum of the losses of ``outputs`` (final first); shapes as in :class:`DiceCELoss`."""
         weights = [0.5**i for i in range(len(outputs))]
+        whole = sum(weights) if self.normalised else 1.0
         total = outputs[0].new_zeros((), dtype=torch.float32)
         for weight, output in zip(weights, outputs, strict=True):
             small, known = shrink_labels(labels, mask, output.shape[2:], output.shape[1])
-            total = total + weight / sum(weights) * self.loss(output, small, known)
+            total = total + weight / whole * self.loss(output, small, known)
         return total
 
 

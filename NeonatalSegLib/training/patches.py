@@ -47,9 +47,8 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         self.templates = [s for s in subjects if s.kind == TEMPLATE]
         self.everyone = self.real + self.phantoms + self.templates
         self.settings = settings
-        self.known = known or {}
+        self.known = {name: _core(mask) for name, mask in (known or {}).items()}
         self.transform = build_augmentation(settings.augmentation, settings.network.patch)
-        self._opened: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         network, random = settings.network, settings.randomisation
         if random is not None and self.known:
             raise NeonatalSegError(
@@ -61,7 +60,7 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         random = np.random.default_rng([self.settings.seed, number])
-        subject = self._draw_subject(random)
+        subject = self._in_turn(number) if self.settings.in_turn else self._draw_subject(random)
         place = self.everyone.index(subject)
         age = torch.tensor(float("nan") if subject.age_weeks is None else subject.age_weeks, dtype=torch.float32)
         facts = {"subject": torch.tensor(place), "age": age}
@@ -71,13 +70,10 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
                 return {**facts, "seed": torch.tensor(seed)}
             patch, truth = self.randomise(self._volume(subject), seed)
             return {**facts, "image": patch, "label": truth}
-        image, labels = self._arrays(subject)
+        arrays = self._arrays(subject)
         for _ in range(PATCH_TRIES if subject.name in self.known else 1):
             self.transform.set_random_state(seed=int(random.integers(2**31)))
-            # The network's image is float16 on disk; a copy, since transforms may write into it.
-            out = self.transform(
-                {"image": torch.from_numpy(image.astype(np.float32)), "label": torch.from_numpy(labels)[None]}
-            )
+            out = self.transform(cut(arrays, self.settings.network.patch, random))
             if bool((out["label"] != UNKNOWN).any()):
                 break
         return {**facts, "image": out["image"].float(), "label": out["label"][0].to(torch.uint8)}
@@ -93,6 +89,12 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         pool = pool or self.phantoms or self.templates
         return pool[int(random.integers(len(pool)))]
 
+    def _in_turn(self, number: int) -> CachedSubject:
+        """Every pass over the subjects shows each of them once, in another order."""
+        turn, place = divmod(number, len(self.everyone))
+        order = np.random.default_rng([self.settings.seed, 3, turn]).permutation(len(self.everyone))
+        return self.everyone[int(order[place])]
+
     def volumes(self) -> list[Volume]:
         """What the patches of items that were not drawn are drawn from, on the CPU; empty where items are drawn."""
         return [self._volume(s) for s in self.everyone] if self.on_device else []
@@ -107,13 +109,45 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
             )  # fmt: skip
         return self._volumes[subject.name]
 
-    def _arrays(self, subject: CachedSubject) -> tuple[np.ndarray, np.ndarray]:
-        if subject.name not in self._opened:
-            labels = np.array(subject.labels())
-            if subject.name in self.known:
-                labels[~self.known[subject.name]] = UNKNOWN
-            self._opened[subject.name] = (np.array(subject.image()), labels)
-        return self._opened[subject.name]
+    def _arrays(self, subject: CachedSubject) -> dict[str, np.ndarray]:
+        """The subject's arrays as they lie on disk, (channels, z, y, x), mapped and not read.
+
+        Nothing is kept: a process that has touched hundreds of scans would hold them all.
+        """
+        arrays = {"image": subject.image(), "label": subject.labels()[None]}
+        if subject.name in self.known:
+            arrays["known"] = np.broadcast_to(self.known[subject.name], subject.labels().shape)[None]
+        return arrays
+
+
+def cut(arrays: Mapping[str, np.ndarray], patch: Sequence[int], random: np.random.Generator) -> dict[str, torch.Tensor]:
+    """A random piece of the patch's size of (channels, z, y, x) arrays; no more of them than that is read.
+
+    Args:
+        arrays: "image" (any float), "label" (uint8), and where only a part is labelled "known" (bool).
+
+    Returns:
+        "image" float32 and "label" uint8, ``UNKNOWN`` where not known; axes shorter than the patch repeat their ends.
+    """
+    shape = arrays["image"].shape[1:]
+    first = [int(random.integers(max(0, n - p) + 1)) for n, p in zip(shape, patch, strict=True)]
+    window = (slice(None), *(slice(a, a + p) for a, p in zip(first, patch, strict=True)))
+    image, label = np.array(arrays["image"][window], np.float32), np.array(arrays["label"][window])
+    if "known" in arrays:
+        label[~arrays["known"][window]] = UNKNOWN
+    short = [max(0, p - n) for n, p in zip(shape, patch, strict=True)]
+    if any(short):
+        ends = [(0, 0), *((n // 2, n - n // 2) for n in short)]
+        image, label = np.pad(image, ends, "edge"), np.pad(label, ends, "edge")
+    return {"image": torch.from_numpy(image), "label": torch.from_numpy(label)}
+
+
+def _core(mask: np.ndarray) -> np.ndarray:
+    """What a mask of whole slices consists of: one voxel along the axes on which it repeats itself.
+
+    Hundreds of scans' masks then take no memory; :func:`numpy.broadcast_to` gives the mask back.
+    """
+    return np.ascontiguousarray(mask[tuple(slice(None) if step else slice(0, 1) for step in mask.strides)])
 
 
 class EpochSampler(Sampler[int]):

@@ -65,7 +65,7 @@ class SegmentationTask(pl.LightningModule):
         self.validation = list(validation)
         self.network = network or build_network(settings.network)
         self.sparse = sparse
-        self.loss = DeepSupervisionLoss()
+        self.loss = DeepSupervisionLoss(normalised=settings.head_weights == "mean")
         self.age_error_weeks: float | None = None  # mean absolute error of the last validation
 
     def on_after_batch_transfer(self, batch: Any, _index: int) -> Any:

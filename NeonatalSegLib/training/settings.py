@@ -33,6 +33,11 @@ class TrainingSettings:
             ``network.age_head`` is set).
         augmentation: of the patches; not looked at where there is a ``randomisation``.
         randomisation: patches of random contrast, size, head and scanner instead (``augmentation/randomisation.py``).
+        in_turn: every pass over the subjects shows each of them once, as in the paper's code; else each patch is of a
+            subject drawn anew. Without synthetic newborns and templates, whose shares would mean nothing then.
+        head_weights: of the outputs' losses, 0.5 ** i: "mean" divides them by their sum, so that a loss means the same
+            with any number of heads; "sum" does not, as in the paper's code (with three heads an SGD step 1.9 times
+            as long).
         start: name or folder of the model whose weights the run starts from; empty: random weights.
     """
 
@@ -53,6 +58,8 @@ class TrainingSettings:
     age_weight: float = 0.01
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
     randomisation: RandomisationSettings | None = None
+    in_turn: bool = False
+    head_weights: str = "mean"
     start: str = ""
 
     def __post_init__(self) -> None:
@@ -61,6 +68,8 @@ class TrainingSettings:
                 "A network with an age head cannot learn from a randomisation, which draws heads of other sizes and "
                 "younger brains than the age says: choose one of the two."
             )
+        if self.head_weights not in ("mean", "sum"):
+            raise NeonatalSegError(f"There are no head_weights {self.head_weights!r}: choose mean or sum.")
         if self.optimizer not in ("sgd", "adamw"):
             raise NeonatalSegError(f"There is no optimizer {self.optimizer!r}: choose sgd or adamw.")
         if self.epochs % self.validate_every:
@@ -74,7 +83,10 @@ class TrainingSettings:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TrainingSettings:
-        """The inverse of :meth:`to_json`; ``network`` may be the name of a preset. Unknown entries are refused."""
+        """The inverse of :meth:`to_json`; what is left out has its default, what is unknown is refused.
+
+        ``network`` may be the name of a preset, or change single values of the default one.
+        """
         data = dict(data)
         known = {f.name for f in fields(cls)}
         if unknown := set(data) - known:
@@ -87,7 +99,7 @@ class TrainingSettings:
                 raise NeonatalSegError(f"There is no network preset {network!r}: choose from {', '.join(PRESETS)}.")
             data["network"] = PRESETS[network]
         else:
-            data["network"] = NetworkSettings.from_json(network)
+            data["network"] = NetworkSettings.from_json({**PRESETS["laptop"].to_json(), **network})
         changes = data.pop("augmentation", {})
         if unknown := set(changes) - {f.name for f in fields(AugmentationSettings)}:
             raise NeonatalSegError(f"Unknown augmentation setting {sorted(unknown)[0]!r}.")

@@ -1,4 +1,7 @@
-"""What an experiment is made with, from one JSON file: the training, who is held out, the budget, the transfer."""
+"""What an experiment is made with: the training, who is held out, the budget, the transfer.
+
+``Resources/Experiments/paper.json`` is the paper. Every other configuration says what it changes of it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from NeonatalSegLib.augmentation.transforms import AugmentationSettings
 from NeonatalSegLib.datasets.splits import (
     Aged,
     Member,
@@ -21,7 +23,11 @@ from NeonatalSegLib.datasets.splits import (
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files.settings import read_object
 from NeonatalSegLib.networks.network import PRESETS
+from NeonatalSegLib.resources import resources_folder
 from NeonatalSegLib.training.settings import TrainingSettings
+
+# What an experiment says itself: who is held out, and that an epoch is a pass over the scans.
+NOT_SETTINGS = ("validation", "test", "steps_per_epoch", "validate_every", "phantoms", "in_turn", "start")
 
 
 @dataclass(frozen=True)
@@ -65,16 +71,18 @@ class BudgetDesign:
         percent: of the slices of a scan that are labelled in a sparse condition.
         scans: fully labelled ones of the base line.
         times: the sparse conditions have so many times more scans.
-        full_epochs: of the base line with equal labelled slices (the paper: 20 against 60); its second row and the
+        full_epochs: of the base line with equal labelled slices (the paper: 20 against 60), a schedule of its own; the
             sparse conditions have those of ``training``.
-        selection: "equidistant" or "random" slices along the axis.
+        selection: "random" slices along the axis, as in the paper's runs, or "equidistant".
+        equidistant: axes that are trained once more with equidistant slices, where ``selection`` is "random".
     """
 
     percent: float = 33.0
     scans: int = 3
     times: int = 3
     full_epochs: int = 20
-    selection: str = "equidistant"
+    selection: str = "random"
+    equidistant: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,9 +94,10 @@ class TransferDesign:
             None: thresholds of age part source and target, and every run trains on other newborns.
         source_min_weeks, target_max_weeks: these thresholds.
         target_train: target scans (newborns where ``source`` is None) to train on; the other newborns are tested.
-        source_test: source scans (newborns where ``source`` is None) that are tested and not trained on, beside
-            ``source``: what a strategy loses there.
-        epochs, learning_rate: of fine-tuning; a model from scratch trains as ``training`` says.
+        source_test: source scans (newborns where ``source`` is None) that are tested and not trained on: what a
+            strategy loses there. Beside ``source`` they are those next in age.
+        source_epochs: of the source model, at the learning rate of ``training``.
+        epochs, scratch_epochs: of fine-tuning, and of a new model; both at ``learning_rate``.
     """
 
     source: int | None = None
@@ -97,7 +106,9 @@ class TransferDesign:
     target_max_weeks: float = 40.0
     target_train: int = 2
     source_test: int = 2
+    source_epochs: int = 20
     epochs: int = 20
+    scratch_epochs: int = 40
     learning_rate: float = 1e-3
 
     def sides(self, subjects: Sequence[Aged], run: int, seed: int) -> Split:
@@ -107,12 +118,15 @@ class TransferDesign:
             NeonatalSegError: as ``SplitDesign.sides``, or nobody above or below the thresholds of age.
         """
         if self.source is not None and self.target_test is not None:
-            oldest = self.source + self.source_test
             split = transfer_split(
-                subjects, source=oldest, target_train=self.target_train, target_test=self.target_test, seed=seed
+                subjects,
+                source=self.source,
+                source_test=self.source_test,
+                target_train=self.target_train,
+                target_test=self.target_test,
+                seed=seed,
             )
-            source, tested = _parted(split.sides["source"], self.source, seed)
-            return Split({**split.sides, "source": source, "source-test": tested})
+            return Split({"source-test": (), **split.sides})
         ages = by_age(subjects, self.source_min_weeks, self.target_max_weeks).sides
         source_folds = leave_out_folds(ages["source"], self.source_test, 0, seed=seed)
         # The other way round than the word says: each fold's few newborns are trained on, all others tested.
@@ -133,6 +147,7 @@ class ExperimentSettings:
     """All of it.
 
     Attributes:
+        training: its ``NOT_SETTINGS`` are the experiments' own; an epoch is a pass over the scans.
         loader_workers: processes that draw patches, for each run.
         splits: from files, instead of drawing them: run i takes the i-th, and the first again after the last.
         notes: sentences about the data and the size that stand beside the tables, by experiment; "all": beside all.
@@ -151,6 +166,8 @@ class ExperimentSettings:
             raise NeonatalSegError("The transfer's source and target_test go together: give both or neither.")
         if not 0 < self.budget.percent <= 90:
             raise NeonatalSegError(f"A budget of {self.budget.percent:g} % is not above 0 and at most 90 %.")
+        if self.budget.selection not in ("random", "equidistant"):
+            raise NeonatalSegError(f"There is no selection {self.budget.selection!r}: choose random or equidistant.")
         if self.split.more and self.split.train is None:
             raise NeonatalSegError("The split's 'more' means nothing without 'train': all the rest trains already.")
 
@@ -180,53 +197,54 @@ class ExperimentSettings:
     def paper(cls) -> ExperimentSettings:
         """On the dHCP's third release, as the paper (section 2) and its published code say; for GPUs.
 
-        An epoch is 114 patches in every condition. The sparse conditions have three times the 114 scans of the base
-        line: 342, where the published code has four fifths of three fifths of 709. With 28 validation and 100 test
-        scans that takes 470 of the release's 709 usable scans. The 25 source scans that are held out of the transfer
-        are ours, the next oldest beside the 100: the paper does not measure what is lost on the source.
+        The sparse conditions have three times the 114 scans of the base line: 342. With 28 validation and 100 test
+        scans that takes 470 of the release's 709 usable scans. docs/paper.md says what the paper leaves open.
         """
-        training = TrainingSettings(
-            network=PRESETS["paper-big"],
-            epochs=60,
-            steps_per_epoch=57,
-            batch_size=2,
-            validate_every=60,
-            augmentation=AugmentationSettings.paper(),
-        )
-        return cls(
-            training,
-            SplitDesign(train=114, more=228, validation=28, test=100),
-            BudgetDesign(scans=114),
-            TransferDesign(source=100, source_test=25, target_train=40, target_test=80),
-            loader_workers=4,
-        )
+        return cls.from_json({})
 
     def to_json(self) -> dict[str, Any]:
         """As a configuration file has it; given splits as {side: names}, and no entry where there are none."""
-        drawn = {**asdict(replace(self, splits=())), "training": self.training.to_json()}
+        training = {k: v for k, v in self.training.to_json().items() if k not in NOT_SETTINGS}
+        drawn = {**asdict(replace(self, splits=())), "training": training}
         del drawn["splits"]
         given = [{side: list(split.names(side)) for side in split.sides} for split in self.splits]
         return {**drawn, "splits": given} if given else drawn
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ExperimentSettings:
-        """The inverse of :meth:`to_json`; what is left out has its default, what is unknown is refused.
+        """The paper's settings with those that ``data`` changes; what is unknown is refused.
 
-        Splits are given as tables (``datasets.split_files.read_split``), not in a configuration.
+        The inverse of :meth:`to_json`, but for what the experiments say themselves of the training, and for splits,
+        which are given as tables.
         """
-        data = dict(data)
         if "splits" in data:
             raise NeonatalSegError("A configuration holds no splits: give tables of 'neonatalseg split' by --split.")
-        return _make(
-            cls,
-            {
-                **data,
-                "training": TrainingSettings.from_json(data.get("training", {})),
-                "split": _make(SplitDesign, data.get("split", {})),
-                "budget": _make(BudgetDesign, data.get("budget", {})),
-                "transfer": _make(TransferDesign, data.get("transfer", {})),
-            },
-        )
+        base = read_object(resources_folder() / "Experiments" / "paper.json", "paper's configuration")
+        data = _merged(base, data)
+        training = dict(data.pop("training"))
+        if own := [key for key in NOT_SETTINGS if key in training]:
+            raise NeonatalSegError(
+                f"The training's {own[0]!r} is no setting of an experiment, which says itself who is held out and "
+                "makes an epoch a pass over its scans: leave it out."
+            )
+        known = TrainingSettings.from_json({**training, "validate_every": training["epochs"]})
+        parts = {"split": SplitDesign, "budget": BudgetDesign, "transfer": TransferDesign}
+        made: dict[str, Any] = {key: _make(kind, data[key]) for key, kind in parts.items()}
+        return _make(cls, {**data, **made, "training": known})
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with single values changed, at any depth; a preset's name stands for its values."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        if key == "network" and isinstance(value, str) and value in PRESETS:
+            value = PRESETS[value].to_json()
+        # Notes are of the data of one configuration: they are replaced, not mixed.
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and key != "notes":
+            value = _merged(old, value)
+        merged[key] = value
+    return merged
 
 
 def _parted(members: Sequence[Member], first: int, seed: int) -> tuple[tuple[Member, ...], tuple[Member, ...]]:
@@ -237,6 +255,11 @@ def _parted(members: Sequence[Member], first: int, seed: int) -> tuple[tuple[Mem
     return parts["subset"], parts["rest"]
 
 
+def epochs_of(training: TrainingSettings, epochs: int) -> TrainingSettings:
+    """The training with a schedule of so many epochs of its own."""
+    return replace(training, epochs=epochs, validate_every=epochs)
+
+
 Design = TypeVar("Design")
 
 
@@ -244,9 +267,9 @@ def _make(kind: type[Design], data: Mapping[str, Any]) -> Design:
     known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(set(data) - known):
         raise NeonatalSegError(f"Unknown experiment setting {unknown[0]!r}: known are {', '.join(sorted(known))}.")
-    return kind(**data)
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
 
 
 def read_experiment(path: str | Path) -> ExperimentSettings:
-    """Settings from a JSON file; NeonatalSegError where it is missing or not understood."""
+    """The paper's settings with the changes of a JSON file; NeonatalSegError where it is missing or not understood."""
     return ExperimentSettings.from_json(read_object(path, "experiment's configuration"))

@@ -5,15 +5,16 @@ A job is what JSON can hold::
     {"condition": "axial", "run": 0,
      "train": ["sub-01", ...], "evaluate": {"validation": [...], "test": [...]},
      "training": TrainingSettings as JSON (its seed is the run's),
-     "slices": {"axis": "axial", "percent": 33, "selection": "equidistant", "seed": 0} or null for full labels,
-     "start": "source-run0" or null, "strategy": one of strategies.STRATEGIES or null}
+     "slices": {"axis": "axial", "percent": 33, "selection": "random", "seed": 0} or null for full labels,
+     "start": "source-run0" or null, "strategy": one of strategies.STRATEGIES or null,
+     "arrays": digest of the prepared arrays of all these newborns}
 """
 
 from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ import torch
 
 from NeonatalSegLib import __version__
 from NeonatalSegLib.datasets.cache import CachedSubject, read_cache
-from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.errors import NeonatalSegError, is_out_of_memory
 from NeonatalSegLib.evaluation.metrics import dice_per_class
 from NeonatalSegLib.files.atomic import write_file
 from NeonatalSegLib.networks.network import build_network, parameter_count
@@ -94,12 +95,13 @@ def trial(job: dict[str, Any], folder: Path, cache: str | Path, loader_workers: 
 def label_masks(subjects: Sequence[CachedSubject], slices: Mapping[str, Any], spacing_mm: float) -> dict[str, Any]:
     """(z, y, x) bool masks of the voxels in labelled slices, by subject; arrays lie along the patient's axes.
 
-    The percentage is of all slices of the axis; they are taken from its central 90 %.
+    The percentage is of all slices of the axis; they are taken from its central 90 %. The masks repeat one row of
+    slices without taking memory for it, and can only be read.
     """
     from NeonatalSegLib.annotation.plan import BudgetSettings
     from NeonatalSegLib.annotation.planning import plan_slices
     from NeonatalSegLib.annotation.slice_selection import ScanToPlan
-    from NeonatalSegLib.scans.grid import Grid, plane
+    from NeonatalSegLib.scans.grid import Grid, voxel_axis
 
     settings = BudgetSettings(
         amount=slices["percent"] / CENTRAL,
@@ -110,30 +112,57 @@ def label_masks(subjects: Sequence[CachedSubject], slices: Mapping[str, Any], sp
         extent="central",
         seed=slices["seed"],
     )
-    masks, grids, scans = {}, {}, []
-    for subject in subjects:
-        labels = np.array(subject.labels())
-        z, y, x = labels.shape
-        grids[subject.name] = Grid((x, y, z), (spacing_mm,) * 3, (0.0,) * 3, tuple(np.eye(3).ravel().tolist()))
-        masks[subject.name] = np.zeros(labels.shape, bool)
-        scans.append(ScanToPlan(subject.name, grids[subject.name], labels > 0, None, None))
-    for chosen in plan_slices(scans, settings).slices:
-        masks[chosen.scan][plane(grids[chosen.scan], chosen.axis, chosen.index)] = True
+
+    def scans() -> Iterator[ScanToPlan]:  # one after the other: hundreds of heads at once would fill the memory
+        for subject in subjects:
+            labels = np.array(subject.labels())
+            z, y, x = labels.shape
+            grid = Grid((x, y, z), (spacing_mm,) * 3, (0.0,) * 3, tuple(np.eye(3).ravel().tolist()))
+            yield ScanToPlan(subject.name, grid, labels > 0, None, None)
+
+    plan, masks = plan_slices(scans(), settings), {}
+    for name, grid in plan.grids.items():
+        chosen = plan.for_scan(name)
+        (along,) = {2 - voxel_axis(grid, s.axis) for s in chosen}  # a scan's slices lie along one axis
+        row = np.zeros([n if i == along else 1 for i, n in enumerate(grid.shape)], bool)
+        row.ravel()[[s.index for s in chosen]] = True
+        masks[name] = np.broadcast_to(row, grid.shape)
     return masks
 
 
-def evaluate(network: torch.nn.Module, subject: CachedSubject, settings: TrainingSettings) -> dict[str, Any]:
-    """Name, age, DSC of every class on the network's grid and, with an age head, the age that the network tells."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    image = torch.from_numpy(np.array(subject.image(), np.float32)).to(device)
-    probabilities, age = predict_with_age(network.to(device), image, settings.network)
-    dsc = dice_per_class(probabilities.argmax(0).cpu().numpy(), np.array(subject.labels()))
-    return {
-        "name": subject.name,
-        "age_weeks": subject.age_weeks,
-        "told_age_weeks": age,
-        "dsc": [None if np.isnan(v) else float(v) for v in dsc],
-    }
+def evaluate(
+    network: torch.nn.Module,
+    subject: CachedSubject,
+    settings: TrainingSettings,
+    devices: Sequence[str] = ("cuda", "cpu"),
+) -> dict[str, Any]:
+    """Name, age, DSC of every class on the network's grid and, with an age head, the age that the network tells.
+
+    Where a device's memory does not do for the whole scan the next one is taken, and "note" says so.
+    """
+    usable = [torch.device(d) for d in devices if not d.startswith("cuda") or torch.cuda.is_available()]
+    note = {}
+    for device in usable:
+        try:
+            image = torch.from_numpy(np.array(subject.image(), np.float32)).to(device)
+            probabilities, age = predict_with_age(network.to(device), image, settings.network)
+            predicted = probabilities.argmax(0).cpu().numpy()
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+            note = {"note": f"{device.type} memory did not do for {subject.name}: it was evaluated on the next device."}
+            continue
+        dsc = dice_per_class(predicted, np.array(subject.labels()))
+        return {
+            "name": subject.name,
+            "age_weeks": subject.age_weeks,
+            "told_age_weeks": age,
+            "dsc": [None if np.isnan(v) else float(v) for v in dsc],
+            **note,
+        }
+    raise NeonatalSegError(f"There is too little memory to evaluate {subject.name}, on the CPU as well.")
 
 
 def _network(
