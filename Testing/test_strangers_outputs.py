@@ -110,6 +110,13 @@ def test_a_file_that_is_not_the_side_cars_does_not_count_as_done(scan: Scan, tmp
     assert is_as_written(tmp_path, facts)
 
 
+def test_the_report_names_no_folder(tmp_path: Path) -> None:
+    grey = image(np.random.default_rng(1).random(SIZE[::-1], np.float32))
+    scan = make_scan(None, grey, name="sub-01", sources={"t2": "/home/eve/patients/sub-01_T2w.nii.gz"})
+    page = write_outputs(result(1), scan, tmp_path, picture=False)["report"].read_text()
+    assert "sub-01_T2w.nii.gz" in page and "patients" not in page
+
+
 def test_names_do_not_hinder_the_picture_nor_leave_the_folder(scan: Scan, tmp_path: Path) -> None:
     from NeonatalSegLib.segmentation.overlay import draw_overlay
 

@@ -78,7 +78,7 @@ def write_report(
     page = Environment(autoescape=True).from_string(PAGE)
     text = page.render(
         name=name,
-        facts=facts,
+        facts={**facts, "Inputs": {key: Path(source).name for key, source in facts["Inputs"].items()}},  # no paths
         picture=source,
         verdict=VERDICTS.get(facts.get("Plausibility", {}).get("Verdict", ""), ""),
         rows=[{"name": t.name, "colour": t.colour, "volume": volumes_ml[t.key]} for t in PHYSIOLOGICAL],
