@@ -44,7 +44,7 @@ def volume(cache: list[CachedSubject]) -> Volume:
 
 
 def draw(volume: Volume, settings: RandomisationSettings, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    return Randomisation(settings, SPACING_MM, PATCH)(volume, seed)
+    return Randomisation(settings, SPACING_MM, PATCH)(volume, seed)[:2]
 
 
 class TestPatch:

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from NeonatalSegLib.augmentation.randomisation import RandomisationSettings
 from NeonatalSegLib.augmentation.transforms import AugmentationSettings, DropModalityd, build_augmentation
 from NeonatalSegLib.datasets.cache import CachedSubject, read_cache
 from NeonatalSegLib.errors import NeonatalSegError
@@ -226,12 +225,6 @@ def test_a_network_without_deep_supervision_trains(cache: list[CachedSubject], t
     plain = dataclasses.replace(SETTINGS, network=dataclasses.replace(SETTINGS.network, heads=0))
     done = train(cache, plain, tmp_path, workers=0, stop_after=1)
     assert done.loss is not None and np.isfinite(done.loss)
-
-
-def test_an_age_head_and_random_sizes_exclude_each_other() -> None:
-    network = dataclasses.replace(SETTINGS.network, age_head=True)
-    with pytest.raises(NeonatalSegError, match="age head cannot learn from a randomisation"):
-        dataclasses.replace(SETTINGS, network=network, randomisation=RandomisationSettings())
 
 
 def test_kept_out_subjects_must_exist_and_some_must_remain(cache: list[CachedSubject], tmp_path: Path) -> None:

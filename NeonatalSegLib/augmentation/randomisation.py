@@ -9,7 +9,8 @@ network runs on a CPU, on the GPU itself where there is one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.tissues import INTRACRANIAL_BG
 
 ROOM_MM = 14.0  # around a scan, for skull and scalp
+SAME_SIZE = 0.02  # a head scaled by no more than this is still as large as its age says
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class RandomisationSettings:
         scale: of the head; 0.68 is a newborn of 28 weeks, 1.10 one of 45 (40 weeks are 1).
         younger: chance that a synthetic patch gets smoother and thinner cortex, larger ventricles and CSF spaces.
         skull, tight: chance of skull and scalp around the head, and of a mask that cuts off all but the brain.
+        loose: chance that skull and scalp are cut off again some millimetres from the brain, as a brain finder does.
         bias, gamma, motion, coarse, noise: chance of each, for T1 and T2 separately.
         misaligned: chance that T1 lies up to ``misaligned_mm`` beside T2.
         drop_modality: chance to blank T1, and the same chance to blank T2; never both.
@@ -52,6 +55,7 @@ class RandomisationSettings:
     younger: float = 0.5
     skull: float = 0.3
     tight: float = 0.15
+    loose: float = 0.0
     bias: float = 0.4
     gamma: float = 0.3
     motion: float = 0.12
@@ -68,6 +72,11 @@ class RandomisationSettings:
         if not 0.3 <= self.scale[0] <= self.scale[1] <= 2:
             raise NeonatalSegError(f"The scale {self.scale} is not a range between 0.3 and 2.")
 
+    def towards(self, end: RandomisationSettings, share: float) -> RandomisationSettings:
+        """These settings with every chance and millimetre ``share`` (0-1) of the way to ``end``'s; ``scale`` stays."""
+        numbers = [f.name for f in fields(self) if f.name != "scale"]
+        return replace(self, **{n: (1 - share) * getattr(self, n) + share * getattr(end, n) for n in numbers})
+
 
 @dataclass(frozen=True)
 class Volume:
@@ -77,11 +86,13 @@ class Volume:
         image: (2, z, y, x) float16, z-scored; an absent contrast is all 0.
         labels: (1, z, y, x) uint8.
         distances: (2, z, y, x) float16, mm to what the scan shows, and to brain and CSF.
+        box: first and last voxel (z, y, x) of brain and CSF.
     """
 
     image: torch.Tensor
     labels: torch.Tensor
     distances: torch.Tensor
+    box: tuple[tuple[int, int, int], tuple[int, int, int]]
 
     @classmethod
     def of(cls, image: np.ndarray, labels: np.ndarray, spacing_mm: float, inside: np.ndarray | None = None) -> Volume:
@@ -102,14 +113,33 @@ class Volume:
         shown = (wide > 0) | bright
         brain = (wide > 0) & (wide != INTRACRANIAL_BG)
         distances = [distance_transform_edt(~mask, sampling=spacing_mm) for mask in (shown, brain)]
+        voxels = np.argwhere(brain) if brain.any() else np.argwhere(shown)
+        first, last = ((int(z), int(y), int(x)) for z, y, x in (voxels.min(0), voxels.max(0)))
         return cls(
             torch.from_numpy(padded.astype(np.float16)),
             torch.from_numpy(wide[None]),
             torch.from_numpy(np.stack(distances).astype(np.float16)),
+            (first, last),
         )
 
     def to(self, device: torch.device) -> Volume:
-        return Volume(self.image.to(device), self.labels.to(device), self.distances.to(device))
+        return replace(
+            self, image=self.image.to(device), labels=self.labels.to(device), distances=self.distances.to(device)
+        )
+
+
+class Patch(NamedTuple):
+    """What is drawn.
+
+    Attributes:
+        image: (2, z, y, x) float32, z-scored.
+        labels: (z, y, x) uint8.
+        of_its_age: False where the head was scaled or made younger, so that it no longer looks its age.
+    """
+
+    image: torch.Tensor
+    labels: torch.Tensor
+    of_its_age: bool
 
 
 class Randomisation:
@@ -118,17 +148,20 @@ class Randomisation:
     def __init__(self, settings: RandomisationSettings, spacing_mm: float, patch: Sequence[int]) -> None:
         self.settings, self.spacing_mm, self.patch = settings, spacing_mm, tuple(patch)
 
-    def __call__(self, volume: Volume, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Image (2, *patch) float32, z-scored, and labels (*patch) uint8."""
+    def __call__(self, volume: Volume, seed: int, *, whole: int = 0) -> Patch:
+        """A patch of the size asked for, or with ``whole`` one around the whole brain, of a multiple of it."""
         s, generator = self.settings, torch.Generator().manual_seed(seed)
         shape, device = volume.labels.shape[1:], volume.labels.device
-        geometry = Geometry.draw(shape, self.patch, s.scale, generator, device, moved=s.moved)
+        box = (volume.box, whole) if whole else None
+        geometry = Geometry.draw(shape, self.patch, s.scale, generator, device, moved=s.moved, whole=box)
+        of_its_age = abs(geometry.scale - 1) <= SAME_SIZE
         labels = geometry.sample(volume.labels, "nearest")[0]
         shown_mm, brain_mm = geometry.sample(volume.distances) * geometry.scale
         kind = uniform(generator, 0, 1)
         channels = self._images(volume, geometry, labels, kind, generator)
         if kind < s.synthetic:
-            labels, channels = self._draw(labels, channels, generator)
+            labels, channels, made_younger = self._draw(labels, channels, generator)
+            of_its_age = of_its_age and not made_younger
         elif kind < s.synthetic + s.hybrid:
             channels = [c if c is None else changed_contrast(c, labels, generator) for c in channels]
         labels, channels, foreground = self._head(labels, channels, shown_mm, brain_mm, generator)
@@ -137,7 +170,7 @@ class Randomisation:
             if blank < 2 * s.drop_modality and i == int(blank < s.drop_modality) and channels[1 - i] is not None:
                 channels[i] = None
         done = [torch.zeros_like(shown_mm) if c is None else self._scan(c, foreground, generator) for c in channels]
-        return torch.stack(done), labels
+        return Patch(torch.stack(done), labels, of_its_age)
 
     def _images(
         self, volume: Volume, geometry: Geometry, labels: torch.Tensor, kind: float, generator: torch.Generator
@@ -159,15 +192,18 @@ class Randomisation:
 
     def _draw(
         self, labels: torch.Tensor, channels: list[torch.Tensor | None], generator: torch.Generator
-    ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
-        """Two images of random contrast from the label map; the scan only says where tissue is uneven."""
+    ) -> tuple[torch.Tensor, list[torch.Tensor | None], bool]:
+        """Two images of random contrast from the label map; the scan only says where tissue is uneven.
+
+        Also whether the anatomy was made younger.
+        """
         guide = next((c for c in reversed(channels) if c is not None), None)
         if guide is None or uniform(generator, 0, 1) < 0.3:
             guide = smooth_field(tuple(labels.shape), 12, generator, labels.device)
-        if uniform(generator, 0, 1) < self.settings.younger:
+        if made_younger := uniform(generator, 0, 1) < self.settings.younger:
             labels = simulate_younger(labels, generator)
         parts = clusters(labels, guide, generator)
-        return labels, [random_contrast(parts, generator) for _ in range(2)]
+        return labels, [random_contrast(parts, generator) for _ in range(2)], made_younger
 
     def _head(
         self,
@@ -188,6 +224,13 @@ class Randomisation:
                     values, around = head_shells(torch.where(shown, 0.0, shown_mm), shape, generator)
                     channels[i] = torch.where(around, values, channel)
                     foreground = shown | around
+            if (
+                s.loose and uniform(generator, 0, 1) < s.loose
+            ):  # no draw where there is no such chance: seeds stay valid
+                kept = brain_mm <= uniform(generator, 3.0, 10.0)
+                labels = torch.where(kept, labels, 0).to(torch.uint8)
+                channels = [c if c is None else torch.where(kept, c, 0.0) for c in channels]
+                foreground = foreground & kept
             return labels, channels, foreground
         if draw < s.skull + s.tight:
             kept = brain_mm <= uniform(generator, 0.0, 4.0)

@@ -31,6 +31,9 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
 
     With ``settings.randomisation`` the patches are those of :class:`Randomisation`; with ``on_device`` an item then
     only says of which of ``volumes()`` and with which seed a patch is to be drawn.
+
+    ``total`` is the number of patches in the whole run (default: as the settings say); how far the run has come says
+    how much the patches are those of ``settings.randomisation_end``, and how many show the whole brain.
     """
 
     def __init__(
@@ -40,12 +43,14 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         known: Mapping[str, np.ndarray] | None = None,
         *,
         on_device: bool = False,
+        total: int | None = None,
     ) -> None:
         set_track_meta(False)  # the arrays lie on one known grid already; tracking it costs time and memory
         self.real = [s for s in subjects if s.kind == NEWBORN]
         self.phantoms = [s for s in subjects if s.kind == PHANTOM]
         self.templates = [s for s in subjects if s.kind == TEMPLATE]
         self.everyone = self.real + self.phantoms + self.templates
+        self.subjects = list(subjects)
         self.settings = settings
         self.known = {name: _core(mask) for name, mask in (known or {}).items()}
         self.transform = build_augmentation(settings.augmentation, settings.network.patch)
@@ -54,8 +59,9 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
             raise NeonatalSegError(
                 "Random contrasts are drawn from whole label maps; these subjects have a few slices."
             )
-        self.randomise = Randomisation(random, network.spacing_mm, network.patch) if random else None
+        self.total = total or settings.patches
         self.on_device = on_device and random is not None
+        self._whole = (network.stride, settings.whole_brain) if any(settings.whole_brain) else None
         self._volumes: dict[str, Volume] = {}
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
@@ -64,12 +70,15 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         place = self.everyone.index(subject)
         age = torch.tensor(float("nan") if subject.age_weeks is None else subject.age_weeks, dtype=torch.float32)
         facts = {"subject": torch.tensor(place), "age": age}
-        if self.randomise is not None:
-            seed = int(random.integers(2**31))
+        if self.settings.randomisation is not None:
+            seed, come = int(random.integers(2**31)), min(1.0, number / self.total)
+            facts |= {"come": torch.tensor(come, dtype=torch.float32), "whole": torch.tensor(0)}
+            if self._whole:
+                step, (first, last) = self._whole
+                facts["whole"] = torch.tensor(step * (random.random() < (1 - come) * first + come * last))
             if self.on_device:
                 return {**facts, "seed": torch.tensor(seed)}
-            patch, truth = self.randomise(self._volume(subject), seed)
-            return {**facts, "image": patch, "label": truth}
+            return drawn(self.settings, self._volume(subject), facts, seed)
         arrays = self._arrays(subject)
         for _ in range(PATCH_TRIES if subject.name in self.known else 1):
             self.transform.set_random_state(seed=int(random.integers(2**31)))
@@ -150,14 +159,34 @@ def _core(mask: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(mask[tuple(slice(None) if step else slice(0, 1) for step in mask.strides)])
 
 
-class EpochSampler(Sampler[int]):
-    """Numbers of the patches of one epoch; Lightning calls ``set_epoch``. Each of several GPUs takes its own share."""
+def drawn(
+    settings: TrainingSettings, volume: Volume, facts: Mapping[str, torch.Tensor], seed: int
+) -> dict[str, torch.Tensor]:
+    """The patch of a volume that the facts and the seed of an item describe, as an item.
 
-    def __init__(self, per_epoch: int, rank: int = 0, world: int = 1) -> None:
-        self.per_epoch, self.rank, self.world, self.epoch = per_epoch, rank, world, 0
+    Its age is NaN where the head was scaled or made younger: a brain of 40 weeks at the size of one of 30 has the folds
+    of 40, and a target for it, either way, would teach the age head what is not so.
+    """
+    network, start = settings.network, settings.randomisation
+    assert start is not None
+    end, come = settings.randomisation_end, float(facts["come"])
+    now = start.towards(end, come) if end else start
+    patch = Randomisation(now, network.spacing_mm, network.patch)(volume, seed, whole=int(facts["whole"]))
+    age = facts["age"] if patch.of_its_age else torch.full_like(facts["age"], float("nan"))
+    return {"subject": facts["subject"], "age": age, "image": patch.image, "label": patch.labels}
+
+
+class EpochSampler(Sampler[int]):
+    """Numbers of the patches of one epoch; Lightning calls ``set_epoch``. Each of several GPUs takes its own share.
+
+    ``done``: epochs that an earlier run has behind it.
+    """
+
+    def __init__(self, per_epoch: int, rank: int = 0, world: int = 1, done: int = 0) -> None:
+        self.per_epoch, self.rank, self.world, self.done, self.epoch = per_epoch, rank, world, done, done
 
     def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+        self.epoch = self.done + epoch
 
     def __len__(self) -> int:
         return self.per_epoch // self.world

@@ -14,16 +14,15 @@ import json
 import logging
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning import pytorch as pl
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from NeonatalSegLib.augmentation.randomisation import Randomisation
 from NeonatalSegLib.datasets.cache import CachedSubject
 from NeonatalSegLib.datasets.kinds import NEWBORN
 from NeonatalSegLib.errors import NeonatalSegError
@@ -37,7 +36,8 @@ from NeonatalSegLib.networks.network import build_network
 from NeonatalSegLib.networks.torch_engine import predict_with_age
 from NeonatalSegLib.tissues import UNKNOWN
 from NeonatalSegLib.training.callbacks import StopAfter, Stopwatch, TellProgress
-from NeonatalSegLib.training.patches import EpochSampler, PatchDataset, check_masks
+from NeonatalSegLib.training.patch_pool import pooled
+from NeonatalSegLib.training.patches import EpochSampler, PatchDataset, check_masks, drawn
 from NeonatalSegLib.training.settings import TrainingSettings, read_settings
 
 
@@ -72,15 +72,13 @@ class SegmentationTask(pl.LightningModule):
         """Draw the patches on the GPU, from volumes that stay there (9 bytes per voxel)."""
         if not self.volumes or "seed" not in batch:
             return batch
-        assert self.settings.randomisation is not None
-        network = self.settings.network
-        draw = Randomisation(self.settings.randomisation, network.spacing_mm, network.patch)
-        pairs = []
-        for subject, seed in zip(batch["subject"].tolist(), batch["seed"].tolist(), strict=True):
+        items = []
+        for i, seed in enumerate(batch["seed"].tolist()):
+            facts = {key: values[i] for key, values in batch.items()}
+            subject = int(facts["subject"])
             self.volumes[subject] = self.volumes[subject].to(self.device)
-            pairs.append(draw(self.volumes[subject], seed))
-        images, labels = zip(*pairs, strict=True)
-        return {**batch, "image": torch.stack(images), "label": torch.stack(labels)}
+            items.append(drawn(self.settings, self.volumes[subject], facts, seed))
+        return {key: torch.stack([item[key] for item in items]) for key in items[0]}
 
     def training_step(self, batch: dict[str, torch.Tensor], _index: int) -> torch.Tensor:
         loss = self._loss(batch)
@@ -98,20 +96,18 @@ class SegmentationTask(pl.LightningModule):
         groups = [self.merged[i] for i in batch["subject"].tolist()] if any(self.merged) else []
         return merged_loss(self.loss, outputs, labels, mask, groups)
 
-    def on_validation_epoch_end(self) -> None:
+    def validation_step(self, _batch: Any, _index: int) -> None:
+        """Whole cached scans, all in the one step: here, and not at its end, the averaged weights are in place."""
         scores, errors = zip(*(self._score(subject) for subject in self.validation), strict=True)
-        self.log("validation_dsc", float(np.mean(scores)), sync_dist=True, prog_bar=True)
+        self.log("validation_dsc", float(np.mean(scores)), sync_dist=True, prog_bar=True, batch_size=1)
         known = [error for error in errors if error is not None]
         self.age_error_weeks = float(np.mean(known)) if known else None
         if self.age_error_weeks is not None:
-            self.log("validation_age_error", self.age_error_weeks, sync_dist=True)
+            self.log("validation_age_error", self.age_error_weeks, sync_dist=True, batch_size=1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the error of the age with the weights that made it."""
         checkpoint["age_error_weeks"] = self.age_error_weeks
-
-    def validation_step(self, _batch: Any, _index: int) -> None:
-        """Validation works on whole cached scans, in ``on_validation_epoch_end``."""
 
     def _score(self, subject: CachedSubject) -> tuple[float, float | None]:
         """Mean DSC without background, and how many weeks the age is off (None where it is not known or not told)."""
@@ -130,8 +126,14 @@ class SegmentationTask(pl.LightningModule):
             )
         else:
             optimizer = torch.optim.AdamW(parameters, s.learning_rate, weight_decay=s.weight_decay)
-        schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, s.epochs * s.steps_per_epoch, power=0.9)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _rate(self, step: int) -> float:
+        """The learning rate at a step of this run, as a share of the settings'."""
+        s = self.settings
+        come = (step + s.done_epochs * s.steps_per_epoch) / (s.epochs * s.steps_per_epoch)
+        return min(1.0, (step + 1) / (s.warmup_steps + 1)) * max(0.0, 1 - come) ** 0.9
 
 
 @dataclass(frozen=True)
@@ -246,18 +248,24 @@ def train(
         devices=devices if on_gpu else 1,
         strategy="ddp" if on_gpu and devices > 1 else "auto",
         precision=precision,
-        max_epochs=settings.epochs,
+        max_epochs=settings.epochs - settings.done_epochs,
         check_val_every_n_epoch=settings.validate_every,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         gradient_clip_val=12.0,
-        callbacks=[*checkpoints, TellProgress(), stopwatch, *([StopAfter(stop_after)] if stop_after else [])],
+        callbacks=[
+            *([pl.callbacks.EMAWeightAveraging(decay=settings.ema)] if settings.ema else []),
+            *checkpoints,
+            TellProgress(),
+            stopwatch,
+            *([StopAfter(stop_after)] if stop_after else []),
+        ],
         logger=pl.loggers.TensorBoardLogger(folder, name="", version="tensorboard"),
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    loader = _loader(patches, settings, workers, trainer)
-    empty_step: Any = [0] if settings.validation else None  # see on_validation_epoch_end
+    loader = _loader(pooled(patches, folder / "pool"), settings, workers, trainer)
+    empty_step: Any = [0] if settings.validation else None  # see validation_step
     last = folder / "last.ckpt"
     trainer.fit(task, loader, empty_step, ckpt_path=str(last) if last.exists() else None, weights_only=True)
     chosen = Path(best.best_model_path or str(last))
@@ -286,7 +294,9 @@ def _start(settings: TrainingSettings, held_out: set[str]) -> tuple[torch.nn.Mod
         NeonatalSegError: it is another network, or was trained on a newborn that this run holds out.
     """
     model = find_model(settings.start)
-    if model.network != settings.network:
+    if replace(model.network, age_head=settings.network.age_head) != settings.network or (
+        model.network.age_head and not settings.network.age_head
+    ):
         raise NeonatalSegError(
             f"The run cannot start from the model {model.name}: its network is {model.network.to_json()}, that of the "
             f"training settings {settings.network.to_json()}."
@@ -296,15 +306,19 @@ def _start(settings: TrainingSettings, held_out: set[str]) -> tuple[torch.nn.Mod
         raise NeonatalSegError(
             f"The run cannot start from the model {model.name}: it was trained on {both[0]}, which this run holds out."
         )
-    return model.load_network().train().requires_grad_(True), trained
+    network = model.load_network()
+    if settings.network.age_head and not model.network.age_head:
+        with_age = build_network(settings.network)
+        with_age.load_state_dict({**with_age.state_dict(), **network.state_dict()})  # the head itself starts anew
+        network = with_age
+    return network.train().requires_grad_(True), trained
 
 
 def _loader(
-    patches: PatchDataset, settings: TrainingSettings, workers: int, trainer: pl.Trainer
+    patches: Dataset[dict[str, torch.Tensor]], settings: TrainingSettings, workers: int, trainer: pl.Trainer
 ) -> DataLoader[dict[str, torch.Tensor]]:
-    sampler = EpochSampler(
-        settings.steps_per_epoch * settings.batch_size * trainer.world_size, trainer.global_rank, trainer.world_size
-    )
+    per_epoch = settings.steps_per_epoch * settings.batch_size * trainer.world_size
+    sampler = EpochSampler(per_epoch, trainer.global_rank, trainer.world_size, settings.done_epochs)
     return DataLoader(
         patches,
         settings.batch_size,

@@ -38,7 +38,16 @@ class TrainingSettings:
         head_weights: of the outputs' losses, 0.5 ** i: "mean" divides them by their sum, so that a loss means the same
             with any number of heads; "sum" does not, as in the paper's code (with three heads an SGD step 1.9 times
             as long).
+        randomisation_end: what its chances have become at the end of the run; they go over evenly. None: they stay.
+        whole_brain: share of the patches that show the whole brain instead of ``network.patch``, at the start and at
+            the end of the run; only with a ``randomisation`` and ``batch_size`` 1.
         start: name or folder of the model whose weights the run starts from; empty: random weights.
+        done_epochs: how many epochs of this schedule the model ``start`` has behind it: a run whose folder is lost goes
+            on from its bundle, without the optimizer's state.
+        warmup_steps: steps in which the learning rate rises to its value (of this start, also of a later one).
+        ema: decay of the running average of the weights that is validated and shipped, such as 0.999; 0: no average.
+        pool: patches that are drawn at a time and kept on disk, to be used ``pool_uses`` times under cheap changes
+            (see ``patch_pool.py``); 0: every patch is drawn anew.
     """
 
     network: NetworkSettings = PRESETS["laptop"]
@@ -60,16 +69,26 @@ class TrainingSettings:
     randomisation: RandomisationSettings | None = None
     in_turn: bool = False
     head_weights: str = "mean"
+    randomisation_end: RandomisationSettings | None = None
+    whole_brain: tuple[float, float] = (0.0, 0.0)
     start: str = ""
+    done_epochs: int = 0
+    warmup_steps: int = 0
+    ema: float = 0.0
+    pool: int = 0
+    pool_uses: int = 4
 
     def __post_init__(self) -> None:
-        if self.network.age_head and self.randomisation is not None:
+        if self.randomisation is None and (self.randomisation_end is not None or any(self.whole_brain)):
             raise NeonatalSegError(
-                "A network with an age head cannot learn from a randomisation, which draws heads of other sizes and "
-                "younger brains than the age says: choose one of the two."
+                "randomisation_end and whole_brain need a randomisation: give one, or leave them out."
             )
         if self.head_weights not in ("mean", "sum"):
             raise NeonatalSegError(f"There are no head_weights {self.head_weights!r}: choose mean or sum.")
+        if any(self.whole_brain) and self.batch_size != 1:
+            raise NeonatalSegError("Patches of the whole brain differ in size: they need a batch_size of 1.")
+        if not (0 <= self.ema < 1 and self.pool >= 0 and self.pool_uses >= 1 and 0 <= self.done_epochs < self.epochs):
+            raise NeonatalSegError("ema must lie in 0-1, pool_uses be 1 or more, done_epochs less than epochs.")
         if self.optimizer not in ("sgd", "adamw"):
             raise NeonatalSegError(f"There is no optimizer {self.optimizer!r}: choose sgd or adamw.")
         if self.epochs % self.validate_every:
@@ -77,6 +96,11 @@ class TrainingSettings:
                 f"{self.epochs} epochs are not a multiple of validate_every ({self.validate_every}): the last epoch, "
                 "where the learning rate has come down, would never be validated."
             )
+
+    @property
+    def patches(self) -> int:
+        """Patches of the whole schedule."""
+        return self.epochs * self.steps_per_epoch * self.batch_size
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "network": self.network.to_json()}
@@ -104,10 +128,11 @@ class TrainingSettings:
         if unknown := set(changes) - {f.name for f in fields(AugmentationSettings)}:
             raise NeonatalSegError(f"Unknown augmentation setting {sorted(unknown)[0]!r}.")
         data["augmentation"] = AugmentationSettings(**tuples(changes))
-        if (changes := data.pop("randomisation", None)) is not None:
-            if unknown := set(changes) - {f.name for f in fields(RandomisationSettings)}:
-                raise NeonatalSegError(f"Unknown randomisation setting {sorted(unknown)[0]!r}.")
-            data["randomisation"] = RandomisationSettings(**tuples(changes))
+        for key in ("randomisation", "randomisation_end"):
+            if (changes := data.pop(key, None)) is not None:
+                if unknown := set(changes) - {f.name for f in fields(RandomisationSettings)}:
+                    raise NeonatalSegError(f"Unknown {key} setting {sorted(unknown)[0]!r}.")
+                data[key] = RandomisationSettings(**tuples(changes))
         return cls(**{key: tuples(value) for key, value in data.items()})
 
 
