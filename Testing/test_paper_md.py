@@ -81,7 +81,9 @@ def test_links_lead_somewhere() -> None:
 
 def test_faults_are_found() -> None:
     commands = typer.main.get_command(app)
-    assert fault_of("networks/losses.py:DiceCELoss") == fault_of("training/run.py:SegmentationTask.training_step") == ""
+    assert (
+        fault_of("networks/losses.py:DiceCELoss") == fault_of("training/task.py:SegmentationTask.training_step") == ""
+    )
     assert fault_of("networks/losses.py:Dice") == "networks/losses.py defines no Dice"
     assert fault_of("loss.py") == "there is no file loss.py"
     assert fault_of_command("neonatalseg split --kind paper", commands) == ""

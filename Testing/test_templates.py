@@ -18,7 +18,8 @@ from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.experiments.robustness.matrix import template_sources
 from NeonatalSegLib.networks.network import NetworkSettings
 from NeonatalSegLib.training.patches import PatchDataset
-from NeonatalSegLib.training.run import SegmentationTask, TrainingSettings, train
+from NeonatalSegLib.training.run import TrainingSettings, train
+from NeonatalSegLib.training.task import SegmentationTask
 
 TINY = NetworkSettings((4, 8, 8), 2.0, (16, 16, 16), heads=1)
 SETTINGS = TrainingSettings(

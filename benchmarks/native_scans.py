@@ -23,13 +23,14 @@ import torch
 
 from NeonatalSegLib.datasets.bids import find_subjects, prefixed
 from NeonatalSegLib.datasets.cache import read_labels
-from NeonatalSegLib.experiments.robustness import CONTRASTS
-from NeonatalSegLib.metrics import dice_per_class
-from NeonatalSegLib.models import Model, find_model
-from NeonatalSegLib.preprocessing import Prepared, back_to_scan, prepare
-from NeonatalSegLib.scan import load_scan
+from NeonatalSegLib.evaluation.metrics import dice_per_class
+from NeonatalSegLib.experiments.robustness.matrix import CONTRASTS
+from NeonatalSegLib.models.bundle import Model
+from NeonatalSegLib.models.registry import find_model
+from NeonatalSegLib.networks.torch_engine import predict_with_age
+from NeonatalSegLib.scans.preprocessing import Prepared, back_to_scan, prepare
+from NeonatalSegLib.scans.scan import load_scan
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
-from NeonatalSegLib.windows import predict_with_age
 
 CORTEX, HIPPOCAMPUS = 2, 9
 WINDOWS = ("patch", "whole")

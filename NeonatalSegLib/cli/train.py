@@ -39,14 +39,20 @@ def train(
     stop_after: Annotated[
         Optional[int], typer.Option(help="End after so many epochs; the same command without it goes on.")
     ] = None,
+    snapshot: Annotated[
+        Optional[Path], typer.Option(help="Only write the newest weights of the run in OUT, which may be going on.")
+    ] = None,
 ) -> None:
     """Train a model on labelled scans. Without --data the cache is read as it is (no SimpleITK needed)."""
     from NeonatalSegLib.datasets.cache import build_cache, read_cache
-    from NeonatalSegLib.training.run import TrainingSettings, read_settings
+    from NeonatalSegLib.training.run import TrainingSettings, newest, read_settings
     from NeonatalSegLib.training.run import train as run_training
 
     settings = read_settings(config) if config else TrainingSettings()
     folder = cache or out / "cache"
+    if snapshot is not None:
+        typer.echo(f"Model: {newest(out, read_cache(folder)).save(snapshot).folder}")
+        return
     if split is not None:
         settings = _held_out_by(split, train_on, settings)
     if data is None:
