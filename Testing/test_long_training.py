@@ -16,7 +16,7 @@ from NeonatalSegLib.models.bundle import save_model
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.training.patch_pool import PatchPool, changed, pooled
 from NeonatalSegLib.training.patches import PatchDataset
-from NeonatalSegLib.training.run import train
+from NeonatalSegLib.training.run import newest, train
 from NeonatalSegLib.training.settings import TrainingSettings
 
 REAL = RandomisationSettings(
@@ -215,3 +215,17 @@ def test_a_lost_run_goes_on_where_its_schedule_was(cache: list[CachedSubject], t
     assert rates[0] == rates[1] == pytest.approx(1e-2 * (1 - 12 / 16) ** 0.9)
     drawn = [{file.name for file in (tmp_path / p / "pool").iterdir()} for p in ("run", "left")]
     assert drawn[1] and drawn[1] <= drawn[0]
+
+
+def test_a_snapshot_of_a_run_that_goes_on_is_its_average(cache: list[CachedSubject], tmp_path: Path) -> None:
+    train(cache, SETTINGS, tmp_path, workers=0, stop_after=3)
+    model = newest(tmp_path, cache).save(tmp_path / "snapshot")
+    facts = model.metadata["neonatalseg"]
+    assert facts["epochs_done"] == 3 and facts["training_subjects"] == ["phantom00", "phantom01"]
+    average = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    for name, value in model.load_network().state_dict().items():
+        assert torch.allclose(value, average[f"network.{name}"], atol=1e-3)
+    with pytest.raises(NeonatalSegError, match="no run with a finished epoch"):
+        newest(tmp_path / "nowhere", cache)
+    with pytest.raises(NeonatalSegError, match="phantom00"):
+        newest(tmp_path, cache[1:])

@@ -17,7 +17,7 @@ from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.models.bundle import save_model
 from NeonatalSegLib.networks.losses import DiceCELoss
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
-from NeonatalSegLib.training.patches import PatchDataset
+from NeonatalSegLib.training.patches import PatchDataset, drawn
 from NeonatalSegLib.training.run import TrainingSettings, read_settings, train
 
 SPACING_MM = 3.0
@@ -234,14 +234,12 @@ class TestTraining:
             read_settings(file)
 
     def test_patches_on_the_device_are_those_of_the_loader(self, cache: list[CachedSubject]) -> None:
-        drawn = PatchDataset(cache, self.SETTINGS)[5]
+        ready = PatchDataset(cache, self.SETTINGS)[5]
         named = PatchDataset(cache, self.SETTINGS, on_device=True)
         item = named[5]
-        volume = named.volumes()[int(item["subject"])]
-        assert named.randomise is not None
-        image, labels = named.randomise(volume, int(item["seed"]))
-        assert torch.equal(image, drawn["image"])
-        assert torch.equal(labels, drawn["label"])
+        later = drawn(self.SETTINGS, named.volumes()[int(item["subject"])], item, int(item["seed"]))
+        assert torch.equal(later["image"], ready["image"])
+        assert torch.equal(later["label"], ready["label"])
 
     def test_sparse_labels_are_refused(self, cache: list[CachedSubject]) -> None:
         known = {cache[0].name: np.ones(cache[0].labels().shape, bool)}

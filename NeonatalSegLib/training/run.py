@@ -31,6 +31,7 @@ from NeonatalSegLib.files.settings import read_object
 from NeonatalSegLib.models.bundle import Model, save_model
 from NeonatalSegLib.models.registry import find_model
 from NeonatalSegLib.networks.network import build_network
+from NeonatalSegLib.networks.torch_engine import best_precision, faster_on_cpu
 from NeonatalSegLib.training.callbacks import StopAfter, Stopwatch, TellProgress
 from NeonatalSegLib.training.patch_pool import pooled
 from NeonatalSegLib.training.patches import EpochSampler, PatchDataset, check_masks
@@ -138,17 +139,15 @@ def train(
     on_gpu = torch.cuda.is_available()
     patches = PatchDataset(training, settings, known, on_device=on_gpu)
     task = SegmentationTask(settings, held, sparse=bool(known), network=network, patches=patches)
+    device = torch.device("cuda" if on_gpu else "cpu")
+    faster_on_cpu(task.network, device)
+    precision: Any = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}[best_precision(device)]
     stopwatch = Stopwatch()
     # Two of them: one that keeps the best alone would leave "last" at the last improvement, and a resumed run with it.
     every: Any = {"every_n_epochs": 1, "save_on_train_epoch_end": True, "enable_version_counter": False}
     newest = pl.callbacks.ModelCheckpoint(folder, "last", **every)
     best = pl.callbacks.ModelCheckpoint(folder, "best-{epoch:03d}", monitor="validation_dsc", mode="max", **every)
     checkpoints = [best, newest] if settings.validation else [newest]
-    precision: Any = (
-        ("bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed")
-        if on_gpu
-        else "bf16-mixed"
-    )
     trainer = pl.Trainer(
         accelerator="gpu" if on_gpu else "cpu",
         devices=devices if on_gpu else 1,
