@@ -203,7 +203,7 @@ def newest(folder: str | Path, subjects: Sequence[CachedSubject]) -> Trained:
     if not last.is_file() or not names.is_file():
         raise NeonatalSegError(f"{folder} holds no run with a finished epoch (last.ckpt): give the folder of one.")
     settings = read_settings(folder / "settings.json")
-    trained = json.loads(names.read_text(encoding="utf-8"))
+    trained = read_object(names, "list of subjects")
     if missing := set(trained) - {s.name for s in subjects}:
         raise NeonatalSegError(f"The run in {folder} was trained on {min(missing)}, which the cache does not hold.")
     saved = torch.load(last, map_location="cpu", weights_only=True)
