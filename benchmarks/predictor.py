@@ -22,7 +22,7 @@ import torch
 
 from NeonatalSegLib.datasets.bids import find_subjects, prefixed
 from NeonatalSegLib.datasets.phantom import draw_newborn
-from NeonatalSegLib.models.bundle import find_model
+from NeonatalSegLib.models.registry import find_model
 from NeonatalSegLib.networks.network import NetworkSettings
 from NeonatalSegLib.networks.sliding_window import predict_windows
 from NeonatalSegLib.scans.preprocessing import prepare
