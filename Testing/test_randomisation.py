@@ -124,10 +124,22 @@ class TestPatch:
         assert np.corrcoef(plain[1][brain], skull[1][brain])[0, 1] > 0.95
         assert float(skull[1][outside].std()) > 3 * float(plain[1][outside].std())
 
+    def test_a_clean_patch_has_its_own_head_and_scanner(self, volume: Volume) -> None:
+        worst = replace(STILL, moved=0.0, skull=1.0, bias=1.0, motion=1.0, noise=1.0, coarse=1.0, clean=1.0)
+        plain, labels = draw(volume, replace(worst, skull=0, bias=0, motion=0, noise=0, coarse=0), seed=7)
+        clean, same = draw(volume, worst, seed=7)
+        assert torch.equal(labels, same)
+        brain = labels > 0
+        assert np.corrcoef(plain[1][brain], clean[1][brain])[0, 1] > 0.9999
+        changed = draw(volume, replace(worst, clean=0.0), seed=7)
+        assert np.corrcoef(plain[1][brain], changed[0][1][brain])[0, 1] < 0.999
+        hybrid = draw(volume, replace(worst, hybrid=1.0), seed=7)[0]  # drawn images are never clean
+        assert float(hybrid[1][labels == 0].std()) > 1.5 * float(clean[1][labels == 0].std())
+
     def test_settings_that_cannot_be(self) -> None:
         with pytest.raises(NeonatalSegError, match="1 at most"):
             RandomisationSettings(synthetic=0.7, hybrid=0.6)
-        with pytest.raises(NeonatalSegError, match="no range"):
+        with pytest.raises(NeonatalSegError, match="is not a range"):
             RandomisationSettings(scale=(1.2, 0.8))
 
 

@@ -33,13 +33,14 @@ class Geometry:
     def draw(
         cls, volume: Sequence[int], patch: Sequence[int], scale: tuple[float, float], generator: torch.Generator,
         device: torch.device, *, moved: float = 1.0, rotate_degrees: float = 15.0, bend_voxels: float = 3.0,
-        flip: float = 0.5, whole: tuple[tuple[Sequence[int], Sequence[int]], int] | None = None,
+        flip: float = 0.5, whole: tuple[tuple[Sequence[int], Sequence[int]], int] | None = None, room: int = 0,
     ) -> Geometry:  # fmt: skip
         """A place anywhere in the volume, perhaps mirrored left to right, and with the chance ``moved`` also turned,
         scaled isotropically and bent; else its voxels are those of the volume, not interpolated.
 
         ``whole``: first and last voxel (z, y, x) of a box, and a step: the patch shows that box, a few voxels more or
-        less, and its size is a multiple of the step instead of ``patch``.
+        less, and its size is a multiple of the step instead of ``patch``. ``room``: voxels at every side of the volume
+        that a patch reaches only where it is larger than what lies between them.
         """
         still = moved < 1 and uniform(generator, 0, 1) >= moved
         size = uniform(generator, *scale) if uniform(generator, 0, 1) < 0.6 else uniform(generator, 0.92, 1.08)
@@ -57,8 +58,8 @@ class Geometry:
             matrix[:, 0] *= -1
         centre = []
         for axis, (length, edge) in enumerate(zip(reversed(tuple(volume)), reversed(tuple(patch)), strict=True)):
-            half = min(edge / size, length) / 2  # a patch that hangs over the volume's edge shows nothing there
-            at = uniform(generator, half - 0.5, length - half - 0.5)
+            half = min(edge / size, length - 2 * room) / 2  # what hangs over the volume's edge shows nothing
+            at = uniform(generator, room + half - 0.5, length - room - half - 0.5)
             if whole:
                 at = (whole[0][0][2 - axis] + whole[0][1][2 - axis]) / 2 + uniform(generator, -3, 3)
             centre.append(round(at - (edge - 1) / 2) + (edge - 1) / 2 if still else at)

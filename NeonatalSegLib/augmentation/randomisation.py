@@ -38,6 +38,7 @@ class RandomisationSettings:
 
     Attributes:
         synthetic, hybrid: shares of patches; the rest are real.
+        clean: chance that a real patch is left with its own head and scanner.
         moved: chance that a patch is turned, scaled and bent; the rest keep the sharpness of the scan.
         scale: of the head; 0.68 is a newborn of 28 weeks, 1.10 one of 45 (40 weeks are 1).
         younger: chance that a synthetic patch gets smoother and thinner cortex, larger ventricles and CSF spaces.
@@ -50,6 +51,7 @@ class RandomisationSettings:
 
     synthetic: float = 0.25
     hybrid: float = 0.15
+    clean: float = 0.0
     moved: float = 1.0
     scale: tuple[float, float] = (0.68, 1.10)
     younger: float = 0.5
@@ -153,23 +155,31 @@ class Randomisation:
         s, generator = self.settings, torch.Generator().manual_seed(seed)
         shape, device = volume.labels.shape[1:], volume.labels.device
         box = (volume.box, whole) if whole else None
-        geometry = Geometry.draw(shape, self.patch, s.scale, generator, device, moved=s.moved, whole=box)
+        kind, head = uniform(generator, 0, 1), uniform(generator, 0, 1)
+        clean = kind >= s.synthetic + s.hybrid and uniform(generator, 0, 1) < s.clean
+        # Where no skull is drawn a patch lies within the scan, as the windows of a segmentation do: a network's norms
+        # see the whole of a window, and most places in the room around a scan have more air than any of its windows.
+        room = 0 if head < s.skull and not clean else round(ROOM_MM / self.spacing_mm)
+        geometry = Geometry.draw(shape, self.patch, s.scale, generator, device, moved=s.moved, whole=box, room=room)
         of_its_age = abs(geometry.scale - 1) <= SAME_SIZE
         labels = geometry.sample(volume.labels, "nearest")[0]
         shown_mm, brain_mm = geometry.sample(volume.distances) * geometry.scale
-        kind = uniform(generator, 0, 1)
         channels = self._images(volume, geometry, labels, kind, generator)
         if kind < s.synthetic:
             labels, channels, made_younger = self._draw(labels, channels, generator)
             of_its_age = of_its_age and not made_younger
         elif kind < s.synthetic + s.hybrid:
             channels = [c if c is None else changed_contrast(c, labels, generator) for c in channels]
-        labels, channels, foreground = self._head(labels, channels, shown_mm, brain_mm, generator)
+        foreground = shown_mm < 0.5 * self.spacing_mm
+        if not clean:
+            labels, channels, foreground = self._head(head, labels, channels, shown_mm, brain_mm, generator)
         blank = uniform(generator, 0, 1)
         for i in range(2):
             if blank < 2 * s.drop_modality and i == int(blank < s.drop_modality) and channels[1 - i] is not None:
                 channels[i] = None
-        done = [torch.zeros_like(shown_mm) if c is None else self._scan(c, foreground, generator) for c in channels]
+        done = [
+            torch.zeros_like(shown_mm) if c is None else self._scan(c, foreground, generator, clean) for c in channels
+        ]
         return Patch(torch.stack(done), labels, of_its_age)
 
     def _images(
@@ -207,6 +217,7 @@ class Randomisation:
 
     def _head(
         self,
+        draw: float,
         labels: torch.Tensor,
         channels: list[torch.Tensor | None],
         shown_mm: torch.Tensor,
@@ -214,7 +225,7 @@ class Randomisation:
         generator: torch.Generator,
     ) -> tuple[torch.Tensor, list[torch.Tensor | None], torch.Tensor]:
         """Skull and scalp around it, or a tight mask, or neither; also the mask of what is shown."""
-        s, draw = self.settings, uniform(generator, 0, 1)
+        s = self.settings
         shown = shown_mm < 0.5 * self.spacing_mm
         if draw < s.skull:
             shape_seed = int(torch.randint(2**31, (), generator=generator))
@@ -224,9 +235,7 @@ class Randomisation:
                     values, around = head_shells(torch.where(shown, 0.0, shown_mm), shape, generator)
                     channels[i] = torch.where(around, values, channel)
                     foreground = shown | around
-            if (
-                s.loose and uniform(generator, 0, 1) < s.loose
-            ):  # no draw where there is no such chance: seeds stay valid
+            if uniform(generator, 0, 1) < s.loose:
                 kept = brain_mm <= uniform(generator, 3.0, 10.0)
                 labels = torch.where(kept, labels, 0).to(torch.uint8)
                 channels = [c if c is None else torch.where(kept, c, 0.0) for c in channels]
@@ -238,8 +247,10 @@ class Randomisation:
             return labels, [c if c is None else torch.where(kept, c, 0.0) for c in channels], shown & kept
         return labels, channels, shown
 
-    def _scan(self, image: torch.Tensor, foreground: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """What a scanner makes of it, z-scored over the head."""
+    def _scan(
+        self, image: torch.Tensor, foreground: torch.Tensor, generator: torch.Generator, clean: bool
+    ) -> torch.Tensor:
+        """What a scanner makes of it, unless it is to stay clean, z-scored over the head."""
         s = self.settings
         image = image.clamp(min=0)
         for chance, change in (
@@ -249,7 +260,7 @@ class Randomisation:
             (s.coarse, lambda i, g: coarse_slices(i, self.spacing_mm, g)),
             (s.noise, noise),
         ):
-            if uniform(generator, 0, 1) < chance:
+            if not clean and uniform(generator, 0, 1) < chance:
                 image = change(image, generator)
         if uniform(generator, 0, 1) < 0.5:  # most scans come with the air around the head set to zero
             image = torch.where(foreground, image, 0.0)

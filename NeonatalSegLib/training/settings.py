@@ -91,9 +91,9 @@ class TrainingSettings:
             raise NeonatalSegError("ema must lie in 0-1, pool_uses be 1 or more, done_epochs less than epochs.")
         if self.optimizer not in ("sgd", "adamw"):
             raise NeonatalSegError(f"There is no optimizer {self.optimizer!r}: choose sgd or adamw.")
-        if self.epochs % self.validate_every:
+        if (left := self.epochs - self.done_epochs) % self.validate_every:
             raise NeonatalSegError(
-                f"{self.epochs} epochs are not a multiple of validate_every ({self.validate_every}): the last epoch, "
+                f"{left} epochs are not a multiple of validate_every ({self.validate_every}): the last epoch, "
                 "where the learning rate has come down, would never be validated."
             )
 
