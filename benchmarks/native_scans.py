@@ -28,8 +28,9 @@ from NeonatalSegLib.experiments.robustness.matrix import CONTRASTS
 from NeonatalSegLib.models.bundle import Model
 from NeonatalSegLib.models.registry import find_model
 from NeonatalSegLib.networks.torch_engine import predict_with_age
-from NeonatalSegLib.scans.preprocessing import Prepared, back_to_scan, prepare
+from NeonatalSegLib.scans.preprocessing import Prepared, prepare
 from NeonatalSegLib.scans.scan import load_scan
+from NeonatalSegLib.scans.way_back import labels_on_scan
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 CORTEX, HIPPOCAMPUS = 2, 9
@@ -77,7 +78,7 @@ def judge(model: Model, network: torch.nn.Module, case: Case, window: str) -> tu
     began = time.process_time()
     probabilities, age = predict_with_age(network, image, model.network, window=size)
     seconds = time.process_time() - began
-    found = back_to_scan(probabilities, case.prepared)
+    found = labels_on_scan(probabilities.numpy(), case.prepared.grid, case.prepared.target)
     if case.atlas:
         found[found == HIPPOCAMPUS] = CORTEX
     held = [t.index for t in PHYSIOLOGICAL if bool((case.truth == t.index).any())]

@@ -24,7 +24,7 @@ from NeonatalSegLib.datasets.bids import find_subjects, prefixed
 from NeonatalSegLib.datasets.phantom import draw_newborn
 from NeonatalSegLib.models.registry import find_model
 from NeonatalSegLib.networks.network import NetworkSettings
-from NeonatalSegLib.networks.sliding_window import predict_windows
+from NeonatalSegLib.networks.torch_engine import predict_windows
 from NeonatalSegLib.scans.preprocessing import prepare
 from NeonatalSegLib.scans.scan import load_scan
 

@@ -47,7 +47,7 @@ def _settings(model: Model) -> TrainingSettings:
     if not stated:
         raise NeonatalSegError(f"The model {model.name} does not say how it was trained: export it without --cache.")
     settings = TrainingSettings.from_json(stated)
-    return replace(settings, template_share=TEMPLATE_SHARE, phantom_share=0.0, seed=SEED)
+    return replace(settings, template_share=TEMPLATE_SHARE, phantom_share=0.0, seed=SEED, whole_brain=(0.0, 0.0))
 
 
 def _drawn(subjects: Sequence[CachedSubject], settings: TrainingSettings, number: int) -> list[np.ndarray]:
