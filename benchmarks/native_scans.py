@@ -22,12 +22,12 @@ import SimpleITK as sitk
 import torch
 
 from NeonatalSegLib.datasets.bids import find_subjects, prefixed
-from NeonatalSegLib.datasets.cache import read_labels
 from NeonatalSegLib.evaluation.metrics import dice_per_class
 from NeonatalSegLib.experiments.robustness.matrix import CONTRASTS
 from NeonatalSegLib.models.bundle import Model
 from NeonatalSegLib.models.registry import find_model
 from NeonatalSegLib.networks.torch_engine import predict_with_age
+from NeonatalSegLib.scans.labels import read_labels
 from NeonatalSegLib.scans.preprocessing import Prepared, prepare
 from NeonatalSegLib.scans.scan import load_scan
 from NeonatalSegLib.scans.way_back import labels_on_scan
@@ -54,7 +54,7 @@ def newborn_cases(data: Path, names: list[str], spacing_mm: float) -> Iterator[C
     for name in names:
         subject = known[prefixed("sub", name)]
         assert subject.labels is not None
-        truth = sitk.GetArrayFromImage(read_labels(subject.labels))
+        truth = sitk.GetArrayFromImage(read_labels(subject.labels).image)
         for contrast, present in CONTRASTS.items():
             paths = [getattr(subject, key) if key in present else None for key in ("t1", "t2")]
             prepared = prepare(load_scan(*paths, name=subject.name), spacing_mm)
@@ -65,7 +65,7 @@ def atlas_cases(folder: Path, spacing_mm: float) -> Iterator[Case]:
     """Every atlas of a folder, T2 alone; its age is the number in its name."""
     for file in sorted(folder.glob("*_T2w.nii.gz")):
         name = file.name.removesuffix("_T2w.nii.gz")
-        truth = sitk.GetArrayFromImage(read_labels(folder / f"{name}_dseg.nii.gz"))
+        truth = sitk.GetArrayFromImage(read_labels(folder / f"{name}_dseg.nii.gz").image)
         age = re.search(r"\d+", name)
         prepared = prepare(load_scan(None, file, name=name), spacing_mm)
         yield Case(name, prepared, truth, float(age.group()) if age else None, True)

@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -64,7 +65,8 @@ class PatchPool(Dataset[dict[str, torch.Tensor]]):
         self.folder.mkdir(parents=True, exist_ok=True)
         part = self._file(entry).with_suffix(f".{os.getpid()}.part")
         with part.open("wb") as stream:  # no fsync: what a crash leaves unreadable is drawn again
-            np.savez(stream, **{key: item[key].numpy() for key in ARRAYS})
+            arrays: dict[str, Any] = {key: item[key].numpy() for key in ARRAYS}
+            np.savez(stream, **arrays)
         os.replace(part, self._file(entry))
         return item
 
