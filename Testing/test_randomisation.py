@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from NeonatalSegLib.augmentation import acquisition, synthesis
+from NeonatalSegLib.augmentation import acquisition, randomisation, synthesis
 from NeonatalSegLib.augmentation.randomisation import Randomisation, RandomisationSettings, Volume
 from NeonatalSegLib.datasets.cache import CachedSubject, build_cache
 from NeonatalSegLib.errors import NeonatalSegError
@@ -109,6 +109,18 @@ class TestPatch:
         brain = labels > 0
         assert np.corrcoef(image[1][brain], found[0][brain])[0, 1] > 0.9999
 
+    def test_patch_without_skull_lies_within_the_scan(self, volume: Volume) -> None:
+        """As the windows of a segmentation do; around a skull there is room, since it reaches into it."""
+        room = round(randomisation.ROOM_MM / SPACING_MM)
+        small = Randomisation(replace(STILL, moved=0.0), SPACING_MM, (8, 8, 8))
+        marked = torch.zeros_like(volume.labels)
+        inner = tuple(slice(room, n - room) for n in volume.labels.shape[1:])
+        marked[(0, *inner)] = 3
+        scan = replace(volume, labels=marked)
+        assert all(bool((small(scan, seed).labels == 3).all()) for seed in range(30))
+        skull = Randomisation(replace(STILL, moved=0.0, skull=1.0), SPACING_MM, (8, 8, 8))
+        assert not all(bool((skull(scan, seed).labels == 3).all()) for seed in range(30))
+
     def test_tight_mask_cuts_image_and_labels_alike(self, volume: Volume) -> None:
         image, labels = draw(volume, replace(STILL, tight=1.0), seed=4)
         outside = labels == 0
@@ -116,7 +128,8 @@ class TestPatch:
         assert float(image[1][outside].std()) < 0.1 * float(image[1][~outside].std())
         assert int(outside.sum()) > int((draw(volume, STILL, seed=4)[1] == 0).sum())
 
-    def test_skull_adds_and_does_not_cover(self, volume: Volume) -> None:
+    def test_skull_adds_and_does_not_cover(self, volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(randomisation, "ROOM_MM", 0.0)  # both in the same place
         plain, labels = draw(volume, STILL, seed=5)
         skull, same = draw(volume, replace(STILL, skull=1.0), seed=5)
         assert torch.equal(labels, same)
@@ -124,7 +137,8 @@ class TestPatch:
         assert np.corrcoef(plain[1][brain], skull[1][brain])[0, 1] > 0.95
         assert float(skull[1][outside].std()) > 3 * float(plain[1][outside].std())
 
-    def test_a_clean_patch_has_its_own_head_and_scanner(self, volume: Volume) -> None:
+    def test_a_clean_patch_has_its_own_head_and_scanner(self, volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(randomisation, "ROOM_MM", 0.0)  # all in the same place
         worst = replace(STILL, moved=0.0, skull=1.0, bias=1.0, motion=1.0, noise=1.0, coarse=1.0, clean=1.0)
         plain, labels = draw(volume, replace(worst, skull=0, bias=0, motion=0, noise=0, coarse=0), seed=7)
         clean, same = draw(volume, worst, seed=7)
