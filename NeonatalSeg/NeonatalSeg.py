@@ -32,13 +32,14 @@ from NeonatalSegLib.mrml.scene import results, sample, segments  # noqa: E402
 from NeonatalSegLib.mrml.scene.volumes import volume_from_image  # noqa: E402
 from NeonatalSegLib.mrml.segment.controller import PanelController  # noqa: E402
 from NeonatalSegLib.mrml.segment.runner import SegmentationLogic  # noqa: E402
-from NeonatalSegLib.mrml.shared import choices  # noqa: E402
+from NeonatalSegLib.mrml.shared import choices, drawing  # noqa: E402
 from NeonatalSegLib.mrml.shared.compute import start_engine  # noqa: E402
 from NeonatalSegLib.mrml.shared.host import Host, Section  # noqa: E402
 from NeonatalSegLib.mrml.shared.parameters import NeonatalSegParameterNode  # noqa: E402
 from NeonatalSegLib.panel.signals import Signal  # noqa: E402
 
 POLL_MS = 80
+STRETCHED = {"volumesTable": 0, "scoresTable": 0, "slicesTable": 3}  # the column that takes what is left
 # The sections below the first: the .ui file, and the class in NeonatalSegLib.mrml that brings it to life.
 SECTIONS = {
     "Annotate": ("annotate.controller", "AnnotateController"),
@@ -94,6 +95,8 @@ class NeonatalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._entered = False
         self.sections: dict[str, Section] = {}
         self._scene_widgets: list[Any] = []
+        self._fitter = _HeightFitter()
+        self._fitted: list[Any] = []
         ScriptedLoadableModuleWidget.__init__(self, parent)
 
     def setup(self) -> None:
@@ -104,8 +107,10 @@ class NeonatalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             segments.load_terminology(slicer.modules.terminologies.logic())
         self.timer = _timer()
         self.logic = NeonatalSegLogic(engine=self.makeEngine)
-        self.controller = PanelController(self.ui, self.logic, self.timer, _cell, _confirm, _choose_folder)
-        asks = (_confirm, _choose_folder, _choose_file)
+        self.controller = PanelController(
+            self.ui, self.logic, self.timer, _cell, _confirm, _choose_folder, _open_segment_editor
+        )
+        asks = (_confirm, _choose_folder, _choose_file, _read_setting, _write_setting)
         host = Host(self.logic, self.controller, _timer, _cell, self._shortcut, _active, *asks)
         for name, (module, controller) in SECTIONS.items():
             if Path(self.resourcePath(f"UI/{name}.ui")).is_file():
@@ -122,6 +127,9 @@ class NeonatalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def cleanup(self) -> None:
         """The application closes or the module is reloaded."""
         self.removeObservers()
+        for root in self._fitted:
+            root.removeEventFilter(self._fitter)
+        self._fitted = []
         closing = [section.close for section in self.sections.values()]
         closing += [self.controller.close, *(lambda w=widget: w.setMRMLScene(None) for widget in self._scene_widgets)]
         for close in closing:
@@ -143,8 +151,7 @@ class NeonatalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def enter(self) -> None:
         """The user opens the module: ask the compute process what it can do, if it can be started at all."""
         self._entered = True
-        self.controller.follow_scene()
-        self.controller.ask_devices()
+        self.controller.enter()
         for section in self.sections.values():
             section.follow_scene()
             section.enter()
@@ -152,6 +159,7 @@ class NeonatalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def exit(self) -> None:
         """The user goes to another module: what runs goes on."""
         self._entered = False
+        self.controller.exit()
         for section in self.sections.values():
             section.exit()
 
@@ -201,8 +209,12 @@ class NeonatalSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """The widgets of one .ui file by name, below those that are there; those that choose nodes get the scene."""
         root = slicer.util.loadUI(self.resourcePath(f"UI/{name}.ui"))
         self.layout.addWidget(root)
+        root.installEventFilter(self._fitter)
+        self._fitted.append(root)
         ui = slicer.util.childWidgetVariables(root)
         for widget in vars(ui).values():
+            if widget.inherits("QTableWidget"):
+                _fit_columns(widget, STRETCHED[widget.property("objectName")])
             if widget.inherits("qMRMLNodeComboBox"):
                 widget.setMRMLScene(slicer.mrmlScene)
                 self._scene_widgets.append(widget)
@@ -255,21 +267,64 @@ class NeonatalSegTest(ScriptedLoadableModuleTest):
         self.delayDisplay("Test passed")
 
 
-def _cell(text: str) -> Any:
-    return qt.QTableWidgetItem(text)
+def _cell(text: str, colour: Any = None, right: bool = False, ticked: bool | None = None) -> Any:
+    """A cell of a table, with a swatch of ``colour`` (red, green, blue), a tick, or its text to the right."""
+    item = qt.QTableWidgetItem(text)
+    if colour is not None:
+        item.setData(qt.Qt.DecorationRole, qt.QColor(*colour))
+    if right:
+        item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
+    if ticked is not None:
+        item.setCheckState(qt.Qt.Checked if ticked else qt.Qt.Unchecked)
+    return item
+
+
+class _HeightFitter(qt.QWidget):
+    """Has the sections claim the height of what they show, whenever that or their width changes."""
+
+    def eventFilter(self, root: Any, event: Any) -> bool:
+        """Called by Qt for every event of the sections."""
+        if event.type() in (qt.QEvent.Resize, qt.QEvent.LayoutRequest):
+            drawing.fit_height(root)
+        return False
+
+
+def _fit_columns(table: Any, stretched: int) -> None:
+    """One column takes the room that the others, as wide as their texts, leave: none lies outside a narrow panel."""
+    header = table.horizontalHeader()
+    for column in range(int(table.property("columnCount"))):
+        mode = qt.QHeaderView.Stretch if column == stretched else qt.QHeaderView.ResizeToContents
+        header.setSectionResizeMode(column, mode)
+
+
+def _open_segment_editor(node: Any, volume: Any) -> None:
+    """Slicer's Segment Editor with a segmentation, and its scan behind it."""
+    slicer.util.selectModule("SegmentEditor")
+    editor = slicer.modules.SegmentEditorWidget.editor
+    editor.setSegmentationNode(node)
+    if volume is not None:
+        editor.setSourceVolumeNode(volume)
+        slicer.util.setSliceViewerLayers(background=volume)
 
 
 def _confirm(text: str) -> bool:
     return bool(slicer.util.confirmOkCancelDisplay(text, windowTitle="NeonatalSeg"))
 
 
-def _choose_folder(title: str = "") -> str:
-    title = title or _("Folder for the exported files")
-    return str(qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), title) or "")
+def _choose_folder(title: str, start: str = "") -> str:
+    return str(qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), title, start) or "")
 
 
 def _choose_file(title: str, kinds: str) -> str:
     return str(qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), title, "", kinds) or "")
+
+
+def _read_setting(name: str) -> str:
+    return str(slicer.app.userSettings().value(f"NeonatalSeg/{name}") or "")
+
+
+def _write_setting(name: str, text: str) -> None:
+    slicer.app.userSettings().setValue(f"NeonatalSeg/{name}", text)
 
 
 def _timer() -> Any:

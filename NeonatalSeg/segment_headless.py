@@ -41,8 +41,8 @@ def run(arguments: list[str]) -> int:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         print(
-            f"Error: this Python lacks {', '.join(missing)}. Install once: PythonSlicer -m pip install "
-            f"openvino {' '.join(missing)}",
+            f"Error: this Python lacks {', '.join(missing)}. Click Segment in the module NeonatalSeg, whose dialog "
+            f"installs them, or: PythonSlicer -m pip install openvino {' '.join(missing)}",
             file=sys.stderr,
         )
         return 1

@@ -136,7 +136,7 @@ def test_the_list_of_slices(state: AnnotateState, study: Path) -> None:
     assert [row.axis for row in view.rows] == ["axial", "axial", "coronal", "sagittal"]
     assert view.rows[1].tool_tip == "sub-01: reason 11"
     assert view.rows[0].position == "S 18.5 mm"  # 11 mm, and five slices of 1.5 mm upwards
-    assert (view.current, view.progress, view.percent) == (FIRST, "0 of 4 slices", 0)
+    assert (view.current, view.progress, view.percent) == (FIRST, "0 of 4 slices completed", 0)
 
 
 # Slices
@@ -157,7 +157,7 @@ def test_a_slice_starts_from_the_prefill_and_done_leads_to_the_next(
     item = state.project.item(FIRST)
     assert (item.state, item.seconds, item.changed_voxels) == ("done", 42.0, np.count_nonzero(corrected != labels))
     state.go(SECOND)
-    assert view_of(state).progress == "1 of 4 slices, about 2 min left"
+    assert view_of(state).progress == "1 of 4 slices completed, about 2 min left"
     assert state.clock.seconds == 0
 
 
@@ -194,7 +194,7 @@ def test_the_end_of_a_study(state: AnnotateState, study: Path) -> None:
         labels = state.go(state.complete(labels))
     assert state.complete(labels) == ""
     view = view_of(state)
-    assert "All slices" in view.message and view.progress == "4 of 4 slices" and view.percent == 100
+    assert "All slices" in view.message and view.progress == "4 of 4 slices completed" and view.percent == 100
 
 
 def test_prefills(state: AnnotateState, study: Path) -> None:
@@ -275,7 +275,7 @@ def test_resume_is_offered_for_the_study_that_was_open(state: AnnotateState, stu
     assert not view_of(state).resume.visible
     state.close()
     view = view_of(state)
-    assert view.resume.visible and view.resume.text == "Resume study"
+    assert view.resume.visible and view.recent[0][0] == "study"
 
 
 def test_smoothing_takes_single_voxels_and_leaves_straight_borders() -> None:

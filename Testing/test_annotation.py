@@ -106,17 +106,17 @@ def test_order_of_work(project: AnnotationSession) -> None:
 
 
 def test_progress_in_words(project: AnnotationSession) -> None:
-    assert project.progress() == StudyProgress(0, 4, None) and project.progress().text == "0 of 4 slices"
+    assert project.progress() == StudyProgress(0, 4, None) and project.progress().text == "0 of 4 slices completed"
     for key, seconds in ((AXIAL, 60.0), (CORONAL, 600.0), (FAR, 90.0)):
         project.complete(key, labels_for(key, 1), seconds)
     assert project.progress() == StudyProgress(3, 4, 90.0)
     project.reopen(AXIAL)
-    assert project.progress().text == "2 of 4 slices, about 3 min left"
+    assert project.progress().text == "2 of 4 slices completed, about 3 min left"
     project.flag(AXIAL, "blurred")
     project.complete(OTHER, labels_for(OTHER, 1), 1.0)
-    assert project.progress().text == "3 of 3 slices"
-    assert StudyProgress(7, 33, 26 * 55.0).text == "7 of 33 slices, about 24 min left"
-    assert StudyProgress(7, 33, 26 * 300.0).text == "7 of 33 slices, about 2 h 10 min left"
+    assert project.progress().text == "3 of 4 slices completed, 1 flagged"
+    assert StudyProgress(7, 33, 26 * 55.0).text == "7 of 33 slices completed, about 24 min left"
+    assert StudyProgress(7, 33, 26 * 300.0).text == "7 of 33 slices completed, about 2 h 10 min left"
 
 
 def test_prefills(project: AnnotationSession) -> None:

@@ -217,6 +217,7 @@ class SceneTest(ViewCase):
         corners[:, voxel_axis(self.grid, axis)] = index
         return np.abs((np.c_[corners, np.ones(8)] @ to_slice.T)[:, 2])
 
+    @unittest.skipIf(slicer_scene.in_slicer(), "a Slicer with a main window has slice views")
     def test_without_slice_views(self) -> None:
         self.assertIsNone(self.make("LPS").turn_view())
 
@@ -232,7 +233,7 @@ class SceneTest(ViewCase):
         view.allow()
         read = sitk.GetArrayFromImage(segments.label_map_from_segmentation(view.node))
         self.assertEqual(np.unique(read[~np.isin(read, self.labels)]).tolist(), [])
-        self.assertEqual(np.count_nonzero(read), np.count_nonzero((self.labels > 0) & (self.labels != 4)))
+        self.assertEqual(np.count_nonzero(read), np.count_nonzero(self.labels))
         view.remove_mask()
         self.assertIsNone(view.node.GetSegmentation().GetSegment(MASK_ID))
 

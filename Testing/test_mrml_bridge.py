@@ -146,7 +146,7 @@ class SegmentationTest(unittest.TestCase):
         self.scene = slicer_scene.new_scene()
         self.reference = volume_node(self.scene, np.ones(SIZE[::-1], np.int16), oblique_affine())
         self.label_map = sitk.GetImageFromArray(label_array())
-        self.kept = np.where(label_array() == 4, 0, label_array())
+        self.kept = label_array()
 
     def make(self) -> Any:
         volumes.set_ras_affine(self.label_map, volumes.world_affine(self.reference))
@@ -154,7 +154,7 @@ class SegmentationTest(unittest.TestCase):
 
     def test_ids_names_colours_terminology_and_values(self) -> None:
         segmentation = self.make().GetSegmentation()
-        self.assertEqual(list(segmentation.GetSegmentIDs()), [tissue.key for tissue in PHYSIOLOGICAL])
+        self.assertEqual(list(segmentation.GetSegmentIDs()), [tissue.key for tissue in segments.SEGMENTED])
         for tissue in PHYSIOLOGICAL:
             segment = segmentation.GetSegment(tissue.key)
             self.assertEqual(segment.GetName(), tissue.name)
@@ -171,9 +171,12 @@ class SegmentationTest(unittest.TestCase):
             mask = slicer.util.arrayFromSegmentBinaryLabelmap(node, tissue.key, self.reference)
             np.testing.assert_array_equal(mask > 0, label_array() == tissue.index, err_msg=tissue.key)
 
-    def test_background_is_not_in_the_shared_label_map(self) -> None:
-        shared = slicer.util.arrayFromSegmentInternalBinaryLabelmap(self.make(), "csf")
-        self.assertEqual(sorted(np.unique(shared)), [0, 1, 2, 3, 5, 6, 8, 9])
+    def test_what_is_no_tissue_is_hidden_and_csf_is_not_in_3d(self) -> None:
+        display = self.make().GetDisplayNode()
+        self.assertFalse(display.GetSegmentVisibility("intracranial_bg"))
+        self.assertTrue(display.GetSegmentVisibility("csf"))
+        self.assertFalse(display.GetSegmentVisibility3D("csf"), "it encloses all the others")
+        self.assertTrue(display.GetSegmentVisibility3D("wm"))
 
     def test_label_values_survive_the_way_back(self) -> None:
         image = segments.label_map_from_segmentation(self.make())
@@ -232,7 +235,7 @@ class SegmentationTest(unittest.TestCase):
         self.assertAlmostEqual(float(csf[3]), (label_array() == 1).sum() * 0.8 * 1.1 * 2.5 / 1000, places=3)
 
     def test_exported_volumes_read_like_those_of_the_command(self) -> None:
-        """One format of ``_volumes.tsv``: what is not in the scene, the intracranial background, is n/a."""
+        """One format of ``_volumes.tsv``, and the same rows."""
         from NeonatalSegLib.segmentation.outputs import write_outputs
         from NeonatalSegLib.segmentation.segmenter import Segmentation
 
@@ -248,8 +251,6 @@ class SegmentationTest(unittest.TestCase):
                 [line.split("\t") for line in files["volumes"].read_text(encoding="utf-8").splitlines()]
                 for files in (command, slicer_files)
             ]
-        self.assertEqual(tables[1].pop(4)[3], "n/a")
-        self.assertEqual(tables[0].pop(4)[:2], ["4", "intracranial_bg"])
         self.assertEqual(*tables)
 
     def test_export_to_a_folder_that_cannot_be_written(self) -> None:

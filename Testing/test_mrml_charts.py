@@ -51,10 +51,37 @@ class ChartTest(unittest.TestCase):
         self.assertEqual(series.GetTableNode().GetNumberOfRows(), 3)
         self.assertEqual(self.series_of_chart(), [LOSS, DICE])
 
-    def test_a_series_without_points_is_not_drawn(self) -> None:
+    def test_a_series_of_less_than_two_points_is_not_drawn(self) -> None:
         self.chart.start("first")
-        self.chart.add([(0, 0.9, None)])
+        self.chart.add([(0, 0.9, 0.5)])
+        self.assertEqual(self.series_of_chart(), [])  # "Attempted to paint a line with <2 points"
+        self.chart.add([(1, 0.8, None)])
         self.assertEqual(self.series_of_chart(), [LOSS])
+
+    def ranges(self) -> tuple[list[float], list[float]]:
+        chart = self.chart.chart
+        self.assertFalse(chart.GetXAxisRangeAuto() or chart.GetYAxisRangeAuto())
+        return list(chart.GetXAxisRange()), list(chart.GetYAxisRange())
+
+    def test_the_axes_follow_the_points(self) -> None:
+        """Slicer fits them once: the plot stood still at the first steps."""
+        self.chart.start("first")
+        self.chart.add([(1, 2.0, None)])
+        self.assertEqual(self.ranges(), ([0.0, 1.0], [0.0, 2.1]))
+        self.chart.add([(step, 1.0, None) for step in range(2, 41)])
+        self.assertEqual(self.ranges()[0], [0.0, 40.0])
+
+    def test_the_axis_is_as_long_as_the_run_will_be(self) -> None:
+        self.chart.start("first")
+        self.chart.expect(200)
+        self.chart.add([(1, 0.9, None), (2, 0.8, 0.7)])
+        self.assertEqual(self.ranges(), ([0.0, 200.0], [0.0, 1.0]))
+
+    def test_no_legend_lies_over_the_curves(self) -> None:
+        self.chart.start("first")
+        self.chart.add([(1, 0.9, None), (2, 0.8, 0.7)])
+        self.assertFalse(self.chart.chart.GetLegendVisibility())
+        self.assertIn("blue", self.chart.chart.GetYAxisTitle())
 
     def test_the_next_fine_tuning_uses_the_same_nodes(self) -> None:
         self.chart.start("first")
@@ -69,7 +96,7 @@ class ChartTest(unittest.TestCase):
 
     def test_observers_hear_of_new_points(self) -> None:
         self.chart.start("first")
-        self.chart.add([(0, 0.9, None)])
+        self.chart.add([(0, 0.9, None), (0.5, 0.9, None)])
         heard: list[str] = []
         table = self.chart.chart.GetNthPlotSeriesNode(0).GetTableNode()
         tag = table.AddObserver("ModifiedEvent", lambda *_: heard.append("modified"))
@@ -84,7 +111,8 @@ class ChartTest(unittest.TestCase):
             node = self.scene.GetNthNodeByClass(self.scene.GetNumberOfNodesByClass(kind) - 1, kind)
             self.scene.RemoveNode(node)
             self.chart.add([(1, 0.8, 0.6)])
-            self.assertEqual(self.chart.points(DICE)[-1], (1.0, 0.6), kind)
+            self.chart.add([(2, 0.7, 0.7)])
+            self.assertEqual(self.chart.points(DICE)[-1], (2.0, 0.7), kind)
             self.assertEqual(self.series_of_chart().count(DICE), 1, kind)
             self.chart.remove()
             self.assertEqual(self.made(), [0, 0, 0], kind)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from NeonatalSegLib.annotation.new_study import start_study
+from NeonatalSegLib.annotation.new_study import Predicted, start_study
 from NeonatalSegLib.annotation.plan import BudgetSettings, read_plan
 from NeonatalSegLib.annotation.study import StudyScan, read_study
 from NeonatalSegLib.cli.app import run
@@ -91,7 +91,39 @@ def test_study_with_one_and_two_contrasts(newborns: list[StudyScan], segmenter: 
         assert {s.axis for s in study.plan.for_scan(scan.name)} == {"sagittal", "coronal", "axial"}
     fractions = [fraction for _, fraction in said]
     assert fractions == sorted(fractions) and fractions[0] == 0.0 and fractions[-1] == 1.0
-    assert list(dict.fromkeys(stage for stage, _ in said)) == [scan.name for scan in newborns]
+    which = [f"{scan.name} ({number} of 3)" for number, scan in enumerate(newborns, 1)]
+    assert list(dict.fromkeys(stage for stage, _ in said)) == which
+
+
+def test_a_result_that_is_there_is_not_computed_again(
+    newborns: list[StudyScan], segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = newborns[0]
+    label_map = segmenter.segment(load_scan(scan.t1, scan.t2)).label_map
+    file = tmp_path / "result.nrrd"
+    sitk.WriteImage(label_map, str(file))
+    predicted = Predicted({scan.name: file}, "tiny", "5" * 64)
+    monkeypatch.setattr(Segmenter, "segment", None)  # computing anything would fail
+    started = start_study(tmp_path / "study", [scan], BudgetSettings(3, "slices"), predicted=predicted)
+    study = read_study(started.folder)
+    assert (study.prefill(scan.name) == sitk.GetArrayFromImage(label_map)).all()
+    assert (study.facts["model_name"], study.facts["model_hash"]) == ("tiny", "5" * 64)
+
+
+def test_a_result_on_another_grid_is_computed_anew(
+    newborns: list[StudyScan], segmenter: Segmenter, tmp_path: Path
+) -> None:
+    scan = newborns[0]
+    moved = segmenter.segment(load_scan(scan.t1, scan.t2)).label_map
+    expected = sitk.GetArrayFromImage(moved)
+    moved.SetOrigin([value + 5.0 for value in moved.GetOrigin()])
+    file = tmp_path / "result.nrrd"
+    sitk.WriteImage(moved * 0, str(file))
+    predicted = Predicted({scan.name: file}, "tiny", segmenter.model.hash)
+    started = start_study(
+        tmp_path / "study", [scan], BudgetSettings(3, "slices"), segmenter=segmenter, predicted=predicted
+    )
+    assert (read_study(started.folder).prefill(scan.name) == expected).all()
 
 
 def test_uncertainty_without_prefill(newborns: list[StudyScan], segmenter: Segmenter, tmp_path: Path) -> None:

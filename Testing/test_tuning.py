@@ -8,7 +8,7 @@ from typing import Any
 from NeonatalSegLib.models import store
 from NeonatalSegLib.models.bundle import save_model
 from NeonatalSegLib.models.registry import find_model
-from NeonatalSegLib.models.scores import Scores
+from NeonatalSegLib.models.scores import Scores, change_text
 from NeonatalSegLib.models.versions import Version, list_versions
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.panel import segment_view
@@ -90,7 +90,7 @@ def test_ready_running_stopping_candidate() -> None:
     assert not made.start()
     made.stop()
     view = view_of(made)
-    assert made.state is State.STOPPING and not view.start.enabled and "best so far is kept" in view.progress.text
+    assert made.state is State.STOPPING and not view.start.enabled and "keeping the best so far" in view.progress.text
     made.set_store("base", [CANDIDATE])
     made.finished({**RESULT, "stopped_early": True})
     view = view_of(made)
@@ -124,7 +124,7 @@ def test_before_and_after_side_by_side_the_mean_last() -> None:
     assert rows[8] == ("Mean", "0.550", "0.650", "+0.100")
     assert "base and base-ft001 (strategy deep)" in view_of(finished()).rows_text
     worse = Scores(BEFORE, BEFORE, 0.5, 0.25)
-    assert worse.rows[8][3] == "-0.250" and worse.rows[0][3] == "+0.000"
+    assert worse.rows[8][3] == "-0.250" and worse.rows[0][3] == "0.000"
 
 
 def test_nothing_kept_and_nothing_trained_are_told_and_leave_the_model() -> None:
@@ -208,10 +208,13 @@ def test_strategies_with_their_share() -> None:
     assert [name for _, name in view_of(made).strategies] == ["none", "shallow", "medium", "deep", "full", "scratch"]
     assert view_of(made).strategies[1][0] == "shallow" and "Trains everything" in view_of(made).strategy_text
     made.set_strategies([Strategy("shallow", "the bottleneck", 4_096_000, 16_384_000, 25.0), Strategy("none", "as is")])
-    assert view_of(made).strategies[0] == ("shallow: 4.10 of 16.38 million parameters, 25 %", "shallow")
-    assert Strategy("x", "y", 12, 48, 25.0).label == "x: 12 of 48 parameters, 25 %"
+    assert view_of(made).strategies[0] == ("shallow: 25 % trained", "shallow")
+    assert Strategy("x", "y", 12, 48, 25.0).what == "Trains y: 12 of 48 parameters."
     made.choose_strategy("shallow")
-    assert made.strategy == "shallow" and view_of(made).strategy_text == "Trains the bottleneck."
+    assert (
+        made.strategy == "shallow"
+        and view_of(made).strategy_text == "Trains the bottleneck: 4.10 of 16.38 million parameters."
+    )
     made.choose_strategy("of a newer version")
     assert made.strategy == "shallow"
     made.choose_strategy("none")
@@ -267,3 +270,28 @@ def test_versions_of_the_store() -> None:
     store.accept("base-ft001")
     assert [version.state for version in list_versions()] == ["candidate", "accepted"]
     assert find_model().name == "base-ft001"
+
+
+def test_stop_answers_at_once_with_what_it_waits_for() -> None:
+    """Stop left a busy bar without a word for more than a minute while mixes of weights were scored."""
+    made = tuning()
+    made.start()
+    made.progress({"stage": "train", "step": 7, "steps": 200, "held_out_slices": 2, "choosing_seconds": 21.0})
+    made.stop()
+    view = view_of(made)
+    assert view.progress.text == "Stopping: keeping the best so far, scoring it on 2 held-out slices, about 21 s"
+    made.progress({"stage": "choose", "fraction": 0.95, "mix": 2, "mixes": 3, "choosing_seconds": 14.0})
+    view = view_of(made)
+    assert "mix 2 of 3, about 14 s" in view.progress.text and view.percent == 95
+
+
+def test_a_difference_within_noise_is_called_so() -> None:
+    few = {"before_mean": 0.945, "after_mean": 0.946, "held_out_slices": 1}
+    assert "0.945 before, 0.946 after. So small a difference is within noise." in view_of(finished(**few)).message
+    many = {"before_mean": 0.90, "after_mean": 0.93, "held_out_slices": 4}
+    assert "within noise" not in view_of(finished(**many)).message
+
+
+def test_no_change_has_no_sign() -> None:
+    assert change_text(0.9, 0.8999) == "0.000" and change_text(0.9, 0.9) == "0.000"
+    assert change_text(0.9, 0.92) == "+0.020" and change_text(0.9, 0.88) == "-0.020"

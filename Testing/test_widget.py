@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.machinery
 import sys
 import tempfile
 import time
@@ -21,13 +22,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "slicer" / "stand_ins")
 import slicer_qt
 import slicer_scene
 from scripted_engine import HELLO, ScriptedEngine
+from stand_in_editor import Brush
+from test_mrml_annotation import add_slice_view
 from test_mrml_logic import add_volume
 
 from NeonatalSegLib.mrml.scene import segments
 from NeonatalSegLib.mrml.scene.volumes import image_from_volume
-from NeonatalSegLib.mrml.shared import dependencies
+from NeonatalSegLib.mrml.shared import dependencies, drawing
 from NeonatalSegLib.panel.segment_state import State
+from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
+REAL = (dependencies.TORCH, dependencies.MONAI, dependencies.PSUTIL)
 REPLACED = "NeonatalSegLib.mrml.shared.dependencies.to_segment"
 
 
@@ -134,10 +139,10 @@ class StateTest(WidgetCase):
     def test_age_by_the_model(self) -> None:
         self.load_scan()
         self.run_to_result()
-        self.assertNotIn("Age by the model", self.text("messageLabel"))
+        self.assertNotIn("ge by the model", self.text("messageLabel"))
         self.run_to_result(age_weeks=39.42, warnings=["The age given is 34.0 weeks."])
         self.assertIn("The age given is 34.0 weeks.", self.text("messageLabel"))
-        self.assertEqual(self.text("messageLabel").splitlines()[-1], "Age by the model: 39.4 weeks.")
+        self.assertIn("age by the model 39.4 weeks", self.text("messageLabel").splitlines()[-1])
 
     def test_cancel(self) -> None:
         self.load_scan()
@@ -339,7 +344,7 @@ class ExportTest(WidgetCase):
         self.load_scan()
         self.run_to_result()
         with tempfile.TemporaryDirectory() as folder:
-            self.widget.controller.choose_folder = lambda: folder
+            self.widget.controller.choose_folder = lambda title, start: folder
             self.ui.exportNiftiButton.click()
             self.assertIn("_dseg.nii.gz", self.text("messageLabel"))
             self.ui.exportSegButton.click()
@@ -349,13 +354,13 @@ class ExportTest(WidgetCase):
         self.assertIn("sub-01_T2w_tissues_volumes.tsv", found)
         self.assertIn("sub-01_T2w_tissues.seg.nrrd", found)
         self.assertEqual(len([name for name in found if name.endswith(".stl")]), 8)
-        self.assertEqual(sorted(np.unique(labels)), [0, 1, 2, 3, 5, 6, 7, 8, 9])
+        self.assertEqual(sorted(np.unique(labels)), list(range(10)))
 
     def test_no_folder_chosen(self) -> None:
         self.load_scan()
         self.run_to_result()
         before = self.text("messageLabel")
-        self.widget.controller.choose_folder = lambda: ""
+        self.widget.controller.choose_folder = lambda title, start: ""
         self.ui.exportNiftiButton.click()
         self.assertEqual(self.text("messageLabel"), before)
 
@@ -365,10 +370,119 @@ class ExportTest(WidgetCase):
         with tempfile.TemporaryDirectory() as folder:
             blocked = Path(folder) / "a file"
             blocked.write_text("x", encoding="utf-8")
-            self.widget.controller.choose_folder = lambda: str(blocked)
+            self.widget.controller.choose_folder = lambda title, start: str(blocked)
             self.ui.exportSegButton.click()
         self.assertEqual(self.panel.state, State.ERROR)
         self.assertIn("a file", self.text("messageLabel"))
+
+
+class ResultTest(WidgetCase):
+    """The result as it is looked at and corrected."""
+
+    def result(self) -> Any:
+        self.load_scan()
+        self.run_to_result()
+        return self.widget.controller.parameters.segmentation
+
+    def stroke(self, node: Any, key: str) -> None:
+        """All of the scan becomes one tissue, through Slicer's own editing logic."""
+        volume = self.widget.controller.parameters.t2
+        Brush(node, volume).paint(key, np.ones(volume.GetImageData().GetDimensions()[::-1], bool))
+
+    def test_volumes_follow_an_edit(self) -> None:
+        node = self.result()
+        self.stroke(node, "csf")
+        self.spin(lambda: self.ui.volumesTable.item(1, 1).text() == "0.0")
+        shown = float(self.ui.volumesTable.item(0, 1).text())
+        with tempfile.TemporaryDirectory() as folder:
+            self.widget.controller.choose_folder = lambda title, start: folder
+            self.ui.exportNiftiButton.click()
+            rows = next(Path(folder).glob("*_volumes.tsv")).read_text(encoding="utf-8").splitlines()
+        exported = next(float(row.split("\t")[-1]) for row in rows if row.split("\t")[0] == "1")
+        self.assertAlmostEqual(shown, exported, places=1)
+        table = self.widget.controller.parameters.volumes.GetTable()
+        self.assertAlmostEqual(table.GetValue(0, 1).ToDouble(), exported, places=1)
+
+    def test_an_edit_made_in_another_module_is_counted_on_coming_back(self) -> None:
+        node = self.result()
+        self.widget.exit()
+        before = self.ui.volumesTable.item(1, 1).text()
+        self.stroke(node, "csf")
+        self.assertEqual(self.ui.volumesTable.item(1, 1).text(), before)
+        self.widget.enter()
+        self.assertEqual(self.ui.volumesTable.item(1, 1).text(), "0.0")
+
+    def test_a_corrected_result_is_not_replaced_without_a_question(self) -> None:
+        node = self.result()
+        self.stroke(node, "csf")
+        asked: list[str] = []
+        self.widget.controller.confirm = lambda text: bool(asked.append(text))  # the user says no
+        self.ui.segmentButton.click()
+        self.assertEqual((len(asked), self.panel.busy), (1, False))
+        self.assertIn("corrected by hand", asked[0])
+        self.assertTrue(self.scene.IsNodePresent(node))
+        self.widget.controller.confirm = lambda text: True
+        self.run_to_result()
+        self.assertFalse(self.scene.IsNodePresent(node))
+        self.run_to_result()  # not corrected: no question
+        self.assertEqual(self.scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), 1)
+
+    def test_correct_opens_the_editor_on_this_result(self) -> None:
+        self.assertFalse(self.ui.correctButton.isEnabled())
+        node = self.result()
+        opened: list[Any] = []
+        self.widget.controller.open_editor = lambda *nodes: opened.extend(nodes)
+        self.ui.correctButton.click()
+        self.assertEqual(opened, [node, self.widget.controller.parameters.t2])
+
+    def test_a_row_is_a_tissue(self) -> None:
+        """A click turns the views to it, a tick hides it; its colour is beside its name, the volume to the right."""
+        node = self.result()
+        red = add_slice_view(self.scene, "axial")
+        self.ui.volumesTable.selectRow(7)
+        self.ui.volumesTable.cellClicked.emit(7, 0)
+        self.assertAlmostEqual(red.GetSliceOffset(), node.GetSegmentCenterRAS("hippocampus")[2])
+        item = self.ui.volumesTable.item(2, 0)
+        self.assertTrue(drawing.is_ticked(item))
+        drawing.tick(item, False)
+        self.assertFalse(node.GetDisplayNode().GetSegmentVisibility("wm"))
+        self.assertTrue(node.GetDisplayNode().GetSegmentVisibility("csf"))
+        import qt
+
+        colour = self.ui.volumesTable.item(0, 0).data(qt.Qt.DecorationRole)
+        self.assertEqual((colour.red(), colour.green(), colour.blue()), PHYSIOLOGICAL[0].colour)
+        right = self.ui.volumesTable.item(0, 1).textAlignment()
+        self.assertTrue(getattr(right, "value", right) & 2, "decimals below each other")
+
+    @unittest.skipIf(slicer_scene.in_slicer(), "its 3D views do not count")
+    def test_3d_is_centred(self) -> None:
+        slicer.app.layout = slicer_qt.LayoutManager()
+        self.addCleanup(setattr, slicer.app, "layout", None)
+        self.result()
+        self.ui.show3DBox.setChecked(True)
+        self.assertEqual(slicer.app.layout.solid.centred, 1)
+
+    def test_the_message_has_one_line_and_the_verdict_stands_first(self) -> None:
+        self.load_scan()
+        self.run_to_result(age_weeks=40.2)
+        self.assertEqual(len(self.text("messageLabel").splitlines()), 1)
+        self.run_to_result(verdict="fail", warnings=["Brain volume 640 mL."])
+        lines = self.text("messageLabel").splitlines()
+        self.assertTrue(lines[0].startswith("Error: Do not use this result"))
+        self.assertEqual(lines[1], "Brain volume 640 mL.")
+
+    def test_export_begins_beside_the_scan(self) -> None:
+        node = self.result()
+        starts: list[str] = []
+        self.widget.controller.choose_folder = lambda title, start: starts.append(start) or ""
+        self.ui.exportNiftiButton.click()
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "sub-01_T2w.nii.gz"
+            file.write_bytes(b"")
+            self.widget.controller.parameters.t2.SetAttribute("NeonatalSeg.file", str(file))
+            self.ui.exportNiftiButton.click()
+        self.assertEqual(starts, ["", folder])
+        self.assertTrue(self.scene.IsNodePresent(node))
 
 
 class InstallTest(WidgetCase):
@@ -410,20 +524,57 @@ class InstallTest(WidgetCase):
         self.assertEqual(self.engine.requests, [])
         self.assertTrue(self.ui.segmentButton.isEnabled())
 
-    def test_installed_with_slicer_packaging(self) -> None:
-        self.answer(True)
-        calls: list[Any] = []
+    def packaging(self, calls: list[Any]) -> Any:
+        """``slicer.packaging`` of Slicer 5.12, with the signature that is there."""
 
-        def pip_ensure(requirements: list[str], prompt_install: bool = True, requester: str = "") -> None:
-            calls.append((requirements, prompt_install, requester))
+        def pip_install(
+            requirements: str,
+            constraints: Any = None,
+            no_deps_requirements: Any = None,
+            skip_packages: Any = None,
+            blocking: bool = True,
+            show_progress: bool = True,
+            requester: str | None = None,
+            parent: Any = None,
+        ) -> None:
+            calls.append((requirements, requester, self.text("messageLabel")))
             self.put_package()
 
-        packaging = types.ModuleType("slicer.packaging")
-        packaging.pip_ensure = pip_ensure  # type: ignore[attr-defined]
-        with mock.patch.dict(sys.modules, {"slicer.packaging": packaging}):
+        made = types.ModuleType("slicer.packaging")
+        made.pip_install = pip_install  # type: ignore[attr-defined]
+        return mock.patch.dict(sys.modules, {"slicer.packaging": made})
+
+    def test_one_call_for_all_without_a_question_about_a_restart(self) -> None:
+        """pip once per package had Slicer ask for a restart after the first, before the others were there."""
+        other = dependencies.Requirement("made_up_headless", "made-up-headless>=2", "For runs without a screen, 1 MB")
+        self.answer(True)
+        calls: list[Any] = []
+        with mock.patch("NeonatalSegLib.mrml.shared.dependencies.HEADLESS", (other,)), self.packaging(calls):
             self.run_to_request()
-        self.assertEqual(calls, [(["made-up-package>=1"], False, "NeonatalSeg")])
         self.assertEqual(len(self.asked), 1)
+        ((arguments, requester, _),) = calls
+        self.assertEqual((arguments, requester), ("made-up-package>=1 made-up-headless>=2", "NeonatalSeg"))
+
+    def test_what_runs_without_a_screen_need_is_never_asked_for_alone(self) -> None:
+        self.put_package()
+        other = dependencies.Requirement("made_up_headless", "made-up-headless>=2", "For runs without a screen, 1 MB")
+        with mock.patch("NeonatalSegLib.mrml.shared.dependencies.HEADLESS", (other,)):
+            self.run_to_request()  # no dialog
+
+    def test_the_script_without_a_screen_needs_what_the_dialog_installs(self) -> None:
+        import segment_headless
+
+        slicers_own = {"SimpleITK", "scipy"}
+        installed = {needed.module for needed in (*REAL, *dependencies.HEADLESS)}
+        self.assertEqual(set(segment_headless.NEEDED) - slicers_own - installed, set())
+
+    def test_what_is_being_installed_is_said_while_it_is(self) -> None:
+        self.answer(True)
+        calls: list[Any] = []
+        with self.packaging(calls):
+            self.run_to_request()
+        self.assertIn("Installing made-up-package>=1", calls[0][2])
+        self.assertNotIn("Installing", self.text("messageLabel"))
 
     def test_installed_before_slicer_5_12(self) -> None:
         self.answer(True)
@@ -472,13 +623,32 @@ class InstallTest(WidgetCase):
         self.assertEqual(names(), [])
 
     def test_torch_comes_through_its_extension(self) -> None:
-        calls: list[dict[str, str]] = []
+        calls: list[Any] = []
         logic = types.SimpleNamespace(installTorch=lambda **given: calls.append(given))
         utils = types.ModuleType("PyTorchUtils")
         utils.PyTorchUtilsLogic = lambda: logic  # type: ignore[attr-defined]
-        with mock.patch.dict(sys.modules, {"PyTorchUtils": utils}):
-            dependencies._install(dependencies.TORCH)
-        self.assertEqual(calls, [{"torchVersionRequirement": ">=2.10"}])
+        utils.__spec__ = importlib.machinery.ModuleSpec("PyTorchUtils", None)
+        with mock.patch.dict(sys.modules, {"PyTorchUtils": utils}), self.packaging(calls):
+            dependencies._install(REAL)
+            self.assertNotIn("Install extensions", dependencies.question(REAL))
+        self.assertEqual(calls[0], {"torchVersionRequirement": ">=2.10"})
+        self.assertEqual(calls[1][0], "monai>=1.4 psutil>=5.9")
+
+    def test_without_an_nvidia_card_the_build_for_the_cpu_is_taken(self) -> None:
+        """pip's default on Linux brought 6.8 GB to a computer that could use none of it."""
+        place = "NeonatalSegLib.mrml.shared.dependencies"
+        with mock.patch(f"{place}.nvidia_card", lambda: False), mock.patch(f"{place}.sys.platform", "linux"):
+            self.assertIn(f"--extra-index-url {dependencies.CPU_BUILDS}", dependencies.pip_arguments(REAL))
+            self.assertIn("about 0.2 GB", dependencies.question(REAL))
+            self.assertIn("The better way to PyTorch is the extension", dependencies.question(REAL))
+        with mock.patch(f"{place}.nvidia_card", lambda: True):
+            self.assertEqual(dependencies.pip_arguments(REAL), "torch>=2.10 monai>=1.4 psutil>=5.9")
+            self.assertIn("2 to 4 GB", dependencies.question(REAL))
+
+    def test_the_dialog_promises_nothing_that_pip_does_not_keep(self) -> None:
+        """setuptools was updated by an installation whose dialog said that Slicer's own packages are not changed."""
+        self.assertNotIn("not changed", dependencies.question(REAL))
+        self.assertIn("setuptools", dependencies.question(REAL))
 
 
 if __name__ == "__main__":

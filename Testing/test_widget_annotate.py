@@ -103,7 +103,7 @@ class WorkTest(AnnotateCase):
         self.assertEqual(self.ui.slicesTable.item(2, 1).text(), "coronal")
         self.assertEqual(self.ui.slicesTable.item(0, 2).toolTip(), "sub-01: reason 5")
         self.assertEqual(self.ui.slicesTable.currentRow(), 0)
-        self.assertEqual(self.text("studyProgressLabel"), "0 of 4 slices")
+        self.assertEqual(self.text("studyProgressLabel"), "0 of 4 slices completed")
         np.testing.assert_array_equal(self.labels(), self.start_of(FIRST))
         parameters = self.widget.logic.getParameterNode()
         self.assertEqual((parameters.rater, parameters.studyFolder), ("Anna", str(self.study)))
@@ -430,10 +430,9 @@ class KeyTest(AnnotateCase):
 
     def test_no_keys_outside_the_module(self) -> None:
         self.open()
-        self.assertTrue(self.section.keys.shortcuts["done"].isEnabled() and self.editor.shortcutsInstalled())
+        self.assertTrue(self.section.keys.shortcuts["done"].isEnabled())
         self.widget.exit()
         self.assertFalse(any(shortcut.isEnabled() for shortcut in self.section.keys.shortcuts.values()))
-        self.assertFalse(self.editor.shortcutsInstalled())
         self.assertIsNone(self.editor.activeEffect())
         self.widget.enter()
         self.assertTrue(self.section.keys.shortcuts["done"].isEnabled())

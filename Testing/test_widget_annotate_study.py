@@ -22,6 +22,7 @@ from scripted_engine import HELLO
 from NeonatalSegLib.annotation.session import AnnotationSession
 from NeonatalSegLib.mrml.annotate.annotation_view import MASK_ID
 from NeonatalSegLib.mrml.annotate.study_volumes import lies_on, scan_volumes
+from NeonatalSegLib.mrml.scene import segments
 from NeonatalSegLib.scans.grid import AXES
 
 FIRST, SECOND, THIRD = "sub-01/axial/5", "sub-01/axial/11", "sub-01/coronal/7"
@@ -231,6 +232,37 @@ class MakeTest(AnnotateCase):
         self.assertEqual(self.text("studyLabel"), "study, rater Anna")
         self.assertIn("Mind.", self.text("annotateMessageLabel"))
         self.assertNotIn(str(self.folder), t2.GetAttribute("NeonatalSeg.file"), "scenes are sent on, paths are private")
+
+    def segmented(self) -> Any:
+        """A result of Segment for the scan; returns its segmentation node."""
+        add_volume(self.scene, "sub-09_T2w", True)
+        self.widget.enter()
+        self.widget.ui.segmentButton.click()
+        join_thread("inputs")
+        self.widget.controller.on_timer()
+        self.engine.last.succeed()
+        self.widget.controller.on_timer()
+        return self.widget.controller.parameters.segmentation
+
+    def test_a_result_that_is_there_is_not_computed_again(self) -> None:
+        node = self.segmented()
+        request = self.start()
+        predicted = request.fields["predicted"]
+        self.assertEqual(predicted["model_hash"], "1" * 64)
+        file = Path(predicted["label_maps"]["sub-09"])
+        labels, scan = sitk.ReadImage(str(file)), sitk.ReadImage(request.fields["scans"][0]["t2"])
+        np.testing.assert_array_equal(
+            sitk.GetArrayFromImage(labels), sitk.GetArrayFromImage(segments.label_map_from_segmentation(node))
+        )
+        self.assertEqual(labels.GetSize(), scan.GetSize())
+        np.testing.assert_allclose(labels.GetOrigin(), scan.GetOrigin(), atol=1e-3)
+        request.say("result", study=str(self.study), slices=4, model_name="one", model_hash="1", warnings=[])
+        self.section.on_timer()
+        self.assertFalse(file.exists())
+
+    def test_a_corrected_result_is_no_prediction_of_the_model(self) -> None:
+        self.segmented().SetAttribute("NeonatalSeg.edited", "1")
+        self.assertNotIn("predicted", self.start().fields)
 
     def test_cancelled_or_failed_leaves_nothing(self) -> None:
         add_volume(self.scene, "sub-09_T2w", True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import types
 import unittest
@@ -108,6 +109,9 @@ class ModuleTest(unittest.TestCase):
     @unittest.skipIf(slicer_scene.in_slicer(), "Slicer's own button does it there")
     def test_a_module_that_is_open_is_open_after_a_reload(self) -> None:
         """Slicer sets the new widget up and does not enter it: devices and parameters would be missing."""
+        import NeonatalSeg
+
+        self.addCleanup(importlib.reload, NeonatalSeg)  # with the library that the other tests have imported
         with mock.patch.dict(sys.modules):
             engine = ScriptedEngine()
             widget = slicer_qt.make_widget(lambda: engine)

@@ -76,7 +76,7 @@ class ScreenTest(unittest.TestCase):
             kind = widget.metaObject().className()
             if not widget.isVisible() or kind not in ("QPushButton", "QCheckBox", "QLabel"):
                 continue
-            needed = widget.fontMetrics().horizontalAdvance(widget.property("text"))
+            needed = max(widget.fontMetrics().horizontalAdvance(line) for line in widget.property("text").split("\n"))
             if kind == "QLabel" and widget.property("wordWrap"):
                 self.assertGreaterEqual(widget.height, widget.heightForWidth(widget.width), widget.objectName)
             else:

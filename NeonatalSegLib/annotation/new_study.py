@@ -38,6 +38,25 @@ PREFILLS = ("model", "empty")
 
 
 @dataclass(frozen=True)
+class Predicted:
+    """Results that a model has made already, to start from instead of computing them again.
+
+    Attributes:
+        label_maps: by scan, the file of its label map (0-9) on the grid of the scan's reference.
+        model_name, model_hash: which model made them.
+    """
+
+    label_maps: Mapping[str, Path]
+    model_name: str
+    model_hash: str
+
+
+def can_reuse(settings: BudgetSettings) -> bool:
+    """Whether label maps alone suffice: slices that are chosen where the model is unsure need its uncertainty too."""
+    return settings.selection != "uncertainty"
+
+
+@dataclass(frozen=True)
 class StartedStudy:
     """What :func:`start_study` made.
 
@@ -67,6 +86,7 @@ def start_study(
     settings: BudgetSettings,
     *,
     segmenter: Segmenter | None = None,
+    predicted: Predicted | None = None,
     prefill: str = "model",
     progress: Progress | None = None,
 ) -> StartedStudy:
@@ -78,6 +98,7 @@ def start_study(
         folder: missing or empty.
         scans: with T1, T2 or both each.
         segmenter: of the current model; None for the user's default model, loaded where one is needed.
+        predicted: results that the same model has made already; those scans are not segmented again.
         prefill: "model" (its prediction waits on every slice) or "empty".
         progress: called with the scan's name and the fraction of the whole.
 
@@ -87,7 +108,7 @@ def start_study(
     """
     folder = Path(folder)
     check_folder(folder)
-    planned = plan_study(scans, settings, segmenter=segmenter, prefill=prefill, progress=progress)
+    planned = plan_study(scans, settings, segmenter=segmenter, predicted=predicted, prefill=prefill, progress=progress)
     facts = {"prefill": prefill, "model_name": planned.model_name, "model_hash": planned.model_hash}
     chosen = {s.scan for s in planned.plan.slices}
     prefills = _Prefills({k: v for k, v in planned.labels.items() if k in chosen}, planned.plan.grids)
@@ -111,34 +132,39 @@ def plan_study(
     settings: BudgetSettings,
     *,
     segmenter: Segmenter | None = None,
+    predicted: Predicted | None = None,
     prefill: str = "model",
     progress: Progress | None = None,
 ) -> PlannedStudy:
     """The first half of :func:`start_study`: reads and segments the scans and chooses the slices, writes nothing."""
     check_scans(scans)
+    ready = predicted.label_maps if predicted is not None and can_reuse(settings) else {}
     if not needs_model(settings, prefill):
-        segmenter = None
-    elif segmenter is None:
+        segmenter, ready = None, {}
+    elif segmenter is None and any(scan.name not in ready for scan in scans):
         from NeonatalSegLib.models.registry import find_model
         from NeonatalSegLib.segmentation.segmenter import Segmenter
 
         segmenter = Segmenter(find_model())
     labels: dict[str, bytes] = {}
     warnings: list[str] = []
-    if segmenter is None and settings.extent == "brain":
+    if segmenter is None and not ready and settings.extent == "brain":
         warnings.append("Without the model, the slices are spread over all that a scan shows, not over the brain.")
-    seen = _look(scans, settings, segmenter, progress, labels, warnings)
+    seen = _look(scans, settings, segmenter, ready, progress, labels, warnings)
     plan = plan_slices(seen, settings)
-    model = segmenter.model if segmenter else None
-    return PlannedStudy(
-        plan, labels, model.name if model else "", model.hash if model else "", (*warnings, *plan.notes)
-    )
+    made_by = ("", "")
+    if segmenter is not None:
+        made_by = (segmenter.model.name, segmenter.model.hash)
+    elif ready and predicted is not None:
+        made_by = (predicted.model_name, predicted.model_hash)
+    return PlannedStudy(plan, labels, *made_by, (*warnings, *plan.notes))
 
 
 def _look(
     scans: Sequence[StudyScan],
     settings: BudgetSettings,
     segmenter: Segmenter | None,
+    ready: Mapping[str, Path],
     progress: Progress | None,
     labels: dict[str, bytes],
     warnings: list[str],
@@ -148,12 +174,17 @@ def _look(
 
         def within(_: str, fraction: float, number: int = number, name: str = entry.name) -> None:
             if progress:
-                progress(name, (number + fraction) / len(scans))
+                which = f"{name} ({number + 1} of {len(scans)})" if len(scans) > 1 else name
+                progress(which, (number + fraction) / len(scans))
 
         within("read", 0.0)
         scan = load_scan(entry.t1, entry.t2, name=entry.name, age_weeks=entry.age_weeks)
         grid = Grid.of(scan.reference)
-        if segmenter is None:
+        prediction = _read_prediction(ready.get(scan.name), grid)
+        if prediction is not None:
+            warnings += [f"{scan.name}: {text}" for text in scan.warnings]
+            yield _predicted(scan, grid, prediction, None, labels, warnings)
+        elif segmenter is None:
             warnings += [f"{scan.name}: {text}" for text in scan.warnings]
             yield ScanToPlan(scan.name, grid, sitk.GetArrayFromImage(foreground(scan.reference)) > 0)
         else:
@@ -175,13 +206,31 @@ def _segmented(
     options = SegmentOptions(uncertainty=settings.selection == "uncertainty")
     result = segmenter.segment(scan, options, progress)
     warnings += [f"{scan.name}: {text}" for text in result.warnings]
-    prediction = sitk.GetArrayFromImage(result.label_map)
+    uncertainty = None if result.uncertainty is None else sitk.GetArrayFromImage(result.uncertainty)
+    return _predicted(scan, grid, sitk.GetArrayFromImage(result.label_map), uncertainty, labels, warnings)
+
+
+def _read_prediction(path: Path | None, grid: Grid) -> np.ndarray | None:
+    """The labels (z, y, x) of an earlier result; None where there is none on this grid."""
+    if path is None:
+        return None
+    image = sitk.ReadImage(str(path))
+    return sitk.GetArrayFromImage(image).astype(np.uint8) if Grid.of(image).is_like(grid) else None
+
+
+def _predicted(
+    scan: Scan,
+    grid: Grid,
+    prediction: np.ndarray,
+    uncertainty: np.ndarray | None,
+    labels: dict[str, bytes],
+    warnings: list[str],
+) -> ScanToPlan:
     labels[scan.name] = zlib.compress(prediction.tobytes(), 1)
     brain = np.isin(prediction, [t.index for t in PHYSIOLOGICAL])
     if not brain.any():
         warnings.append(f"{scan.name}: the model found no brain; the slices were spread over the whole head instead.")
         brain = sitk.GetArrayFromImage(foreground(scan.reference)) > 0
-    uncertainty = None if result.uncertainty is None else sitk.GetArrayFromImage(result.uncertainty)
     return ScanToPlan(scan.name, grid, brain, prediction, uncertainty)
 
 

@@ -66,17 +66,31 @@ LEFT = ("to do", "in progress")
 
 @dataclass(frozen=True)
 class StudyProgress:
-    """How far a rater is: slices done, of how many (without those skipped or flagged), and the time left if known."""
+    """How far a rater is: slices completed, of how many planned, and the time left if known.
+
+    Skipped and flagged slices are no work any more, but they stay in the count.
+    """
 
     done: int
-    total: int
+    planned: int
     seconds_left: float | None
+    skipped: int = 0
+    flagged: int = 0
+
+    @property
+    def settled(self) -> int:
+        """Slices on which nothing is left to do."""
+        return self.done + self.skipped + self.flagged
 
     @property
     def text(self) -> str:
-        """For instance "7 of 33 slices, about 24 min left"."""
-        text = f"{self.done} of {self.total} slices"
-        if self.done >= self.total or self.seconds_left is None:
+        """For instance "7 of 33 slices completed, 2 skipped, about 24 min left"."""
+        parts = [f"{self.done} of {self.planned} slices completed"]
+        parts += [
+            f"{number} {what}" for number, what in ((self.skipped, "skipped"), (self.flagged, "flagged")) if number
+        ]
+        text = ", ".join(parts)
+        if self.settled >= self.planned or self.seconds_left is None:
             return text
         minutes = max(1, round(self.seconds_left / 60))
         hours = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
@@ -203,11 +217,12 @@ class AnnotationSession:
         return keys[place - 1] if place else None
 
     def progress(self) -> StudyProgress:
-        """Slices done and the time left: the median of this rater's times for every slice left."""
+        """Slices completed and the time left: the median of this rater's times for every slice left."""
         states = [item.state for item in self.items]
         done, left = states.count("done"), sum(state in LEFT for state in states)
         times = self._record.times
-        return StudyProgress(done, done + left, median(times) * left if times else None)
+        seconds = median(times) * left if times else None
+        return StudyProgress(done, len(states), seconds, states.count("skipped"), states.count("flagged"))
 
     # ---------------------------------------------------------------- labels
 

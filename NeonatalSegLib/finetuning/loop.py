@@ -147,7 +147,7 @@ class FineTuningRun:
             self.guard = SparseCase(middle.name, middle.image, middle.labels, middle.labels)
         self.rehearsal = rehearsal[:-1] if self.guard else rehearsal
         self.before, self.report, self.should_stop = before, report, should_stop
-        self.started = time.perf_counter()
+        self.started, self.scoring_seconds = time.perf_counter(), 0.0
         self.history: list[tuple[int, float, float | None]] = []
         self.warnings: list[str] = []
         self.old = copy.deepcopy(old).to(device).eval()
@@ -160,8 +160,10 @@ class FineTuningRun:
 
     def go(self) -> FineTuningResult:
         self.report_stage("measure before", 0.0)
+        began = time.perf_counter()
         before = self.evaluate(self.old) if self.before is None else self.before
         source_before = self.evaluate_guard(self.old)
+        self.scoring_seconds = time.perf_counter() - began
         if self.settings.strategy == "none":
             return self.result(
                 self.old,
@@ -221,7 +223,13 @@ class FineTuningRun:
                     best, best_score = copy.deepcopy(mean.module), held
             self.history.append((step, value, held))
             self.report_stage(
-                "train", 0.05 + 0.85 * step / s.steps, step=step, steps=s.steps, loss=value, held_out_dsc=held
+                "train",
+                0.05 + 0.85 * step / s.steps,
+                step=step,
+                steps=s.steps,
+                loss=value,
+                held_out_dsc=held,
+                choosing_seconds=self.scoring_seconds * len(s.mixes),
             )
         if stopped and self.evaluated and self.history and self.history[-1][2] is None:
             held = score_of(self.evaluate(mean.module))
@@ -265,7 +273,11 @@ class FineTuningRun:
             network = mixed(self.old, new, mix)
             return network, mix, np.full(NUMBER_OF_CLASSES, np.nan), self.evaluate_guard(network)
         tried = []
-        for mix in mixes:
+        for number, mix in enumerate(mixes):
+            left = self.scoring_seconds * (len(mixes) - number)
+            self.report_stage(
+                "choose", 0.92 + 0.07 * number / len(mixes), mix=number + 1, mixes=len(mixes), choosing_seconds=left
+            )
             network = mixed(self.old, new, mix)
             score, guard = self.evaluate(network), self.evaluate_guard(network)
             forgets = guard is not None and source_before is not None and guard < source_before - SOURCE_TOLERANCE

@@ -9,7 +9,7 @@ Example:
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,8 +137,19 @@ def finetune(
             f"{len(again)} of the {len(held_out)} held-out slices were learned by {model.name} or a model before it: "
             "its figures on them are too good. Complete more new slices."
         )
+
+    def with_count(stage: str, fraction: float, facts: Mapping[str, Any]) -> None:
+        _tell(report, stage, fraction, {**facts, "held_out_slices": len(held_out)})
+
     adapted = run_finetuning(
-        network, model.network, cases, settings, rehearsal=past, device=where, report=report, should_stop=should_stop
+        network,
+        model.network,
+        cases,
+        settings,
+        rehearsal=past,
+        device=where,
+        report=with_count,
+        should_stop=should_stop,
     )
     adapted.warnings[:0] = notices
     return FineTuned(
@@ -263,6 +274,6 @@ def read_rehearsal(folder: str | Path, spacing_mm: float) -> list[CachedSubject]
     return subjects
 
 
-def _tell(report: Report | None, stage: str, fraction: float) -> None:
+def _tell(report: Report | None, stage: str, fraction: float, facts: Mapping[str, Any] = {}) -> None:
     if report is not None:
-        report(stage, fraction, {})
+        report(stage, fraction, facts)

@@ -50,4 +50,5 @@ def change_text(before: float | None, after: float | None) -> str:
     """The difference with its sign, a dash where one of the two was not measured."""
     if before is None or after is None or not math.isfinite(after - before):
         return "–"
-    return f"{after - before:+.3f}"
+    text = f"{after - before:+.3f}"
+    return text.lstrip("+-") if float(text) == 0 else text

@@ -6,17 +6,21 @@ The controller calls ``AnnotateState``'s methods when something happens and draw
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from NeonatalSegLib.annotation.agreement import Agreement, agreement
+from NeonatalSegLib.annotation.corrections import by_likely_error, corrected_shares
 from NeonatalSegLib.annotation.session import LEFT, AnnotationSession, SliceItem
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.panel.signals import Signal
 from NeonatalSegLib.panel.work_clock import WorkClock
-from NeonatalSegLib.tissues import PHYSIOLOGICAL
+from NeonatalSegLib.tissues import PHYSIOLOGICAL, by_index
 
+RECENT = 5
 NO_STUDY = "Open a study, or make one for the scan above."
 
 
@@ -38,6 +42,10 @@ class AnnotateState:
     key: str = ""
     prefill: str = "model"
     remembered: str = ""
+    recent: tuple[str, ...] = ()
+    other_rater: str = ""
+    agreement: Agreement | None = None
+    _shares: dict[int, float] | None = None
     _begun_with: np.ndarray | None = None
     making: bool = False
     stage: str = ""
@@ -55,6 +63,13 @@ class AnnotateState:
             self.remembered = folder
             self.changed.emit()
 
+    def set_recent(self, folders: Sequence[str]) -> None:
+        """The last studies, the latest first: those that are still there are offered."""
+        self.recent = tuple(folder for folder in folders if folder and Path(folder, "study.json").is_file())
+        if not self.remembered and self.recent:
+            self.remembered = self.recent[0]
+        self.changed.emit()
+
     def open(self, folder: str | Path, rater: str) -> None:
         """Open a study under a rater's name; one that is open is closed first.
 
@@ -66,6 +81,9 @@ class AnnotateState:
         self.close()
         self.project = AnnotationSession.open(folder, rater.strip())
         self.remembered = str(folder)
+        self.other_rater, self.agreement = "", None
+        self.recent = (str(folder), *(kept for kept in self.recent if kept != str(folder)))[:RECENT]
+        self._shares = None
         self.report("\n".join(self.project.warnings), "warning")
 
     def close(self) -> None:
@@ -129,7 +147,33 @@ class AnnotateState:
     def complete(self, labels: np.ndarray) -> str:
         """The slice is completed with these labels; they are on disk when this returns. Returns the slice to go to."""
         self._open_project().complete(self.key, labels, self.clock.seconds)
+        self._shares = None
+        self._compare()
         return self._after()
+
+    def next_tissue(self, labels: np.ndarray, current: str) -> str:
+        """The key of the tissue to look at after ``current``: those that had to be corrected most so far come first."""
+        if self._shares is None:
+            self._shares = corrected_shares(self._open_project())
+        order = [by_index(index).key for index in by_likely_error(labels, self._shares)]
+        if not order:
+            return ""
+        return order[(order.index(current) + 1) % len(order)] if current in order else order[0]
+
+    def compare_with(self, rater: str) -> None:
+        """Compare with another rater of the study, or, with "", no more."""
+        self.other_rater = rater
+        self._compare()
+        self.changed.emit()
+
+    def _compare(self) -> None:
+        project = self.project
+        with_other = project is not None and self.other_rater
+        self.agreement = agreement(project.study, project.rater, self.other_rater) if project and with_other else None
+
+    def differing(self) -> np.ndarray | None:
+        """Where the two raters differ in the slice that is shown (2D bool); None where not both have completed it."""
+        return self.agreement.differing.get(self.key) if self.agreement is not None else None
 
     def skip(self) -> str:
         """Leave the slice out. Returns the slice to go to."""

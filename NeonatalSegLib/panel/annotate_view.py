@@ -8,6 +8,7 @@ from pathlib import Path
 from NeonatalSegLib.annotation.session import SliceItem
 from NeonatalSegLib.panel.annotate_state import NO_STUDY, AnnotateState
 from NeonatalSegLib.panel.controls import STAGE_NAMES, Control, duration
+from NeonatalSegLib.tissues import TISSUES
 
 KEYS = {
     "done": "D",
@@ -19,13 +20,21 @@ KEYS = {
     "fill": "O",
     "outline": "L",
     "opacity": "Shift+O",
+    "undo": "Z",
+    "redo": "Y",
+    "erase": "Space",
+    "smaller": ",",
+    "larger": ".",
+    "errs": "E",
+    **{f"tissue {t.index}": str(t.index) for t in TISSUES if t.index > 0},
 }
+EDITING = ("undo", "redo", "erase", "smaller", "larger", "errs", *(f"tissue {t.index}" for t in TISSUES if t.index > 0))
 COMPLETED = "done"  # as the ledger of a study has it
 STATE_TEXTS = {COMPLETED: "completed"}
 DIRECTIONS = {"sagittal": "LR", "coronal": "PA", "axial": "IS"}  # of a slice's position below and above 0
 MAKING = "A study is being made. Cancel it, or wait until it is ready."
 NO_SLICE = "Choose a slice in the list first."
-PREFILL_TEXTS = {"model": "the model's segmentation", "neighbour": "the nearest completed slice", "empty": "nothing"}
+PREFILL_TEXTS = {"model": "the model's labels", "neighbour": "the nearest completed slice", "empty": "nothing"}
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,11 @@ class AnnotateView:
     open: Control
     close: Control
     resume: Control
+    recent: tuple[tuple[str, str], ...]
+    recent_chosen: str
+    raters: tuple[tuple[str, str], ...]
+    rater_chosen: str
+    agreement: str
     making: Control
     making_percent: int | None
     rows: tuple[Row, ...]
@@ -73,17 +87,44 @@ def view_of(state: AnnotateState) -> AnnotateView:
         open=Control(not state.making, MAKING if state.making else "Open a study folder.", visible=project is None),
         close=Control(tool_tip="Close the study; completed slices are on disk.", visible=project is not None),
         resume=_resume_button(state),
+        recent=tuple(
+            (Path(folder).name, folder) for folder in dict.fromkeys([state.remembered, *state.recent]) if folder
+        ),
+        recent_chosen=state.remembered,
+        raters=_raters(state),
+        rater_chosen=state.other_rater,
+        agreement=state.agreement.text if state.agreement is not None else "",
         making=Control(visible=state.making, text=_making_text(state)),
         making_percent=None if state.fraction is None else round(100 * state.fraction),
         rows=tuple(_row(item) for item in project.items) if project is not None else (),
         current=state.key,
-        percent=round(100 * progress.done / progress.total) if progress is not None and progress.total else 0,
+        percent=round(100 * progress.settled / progress.planned) if progress is not None and progress.planned else 0,
         progress=progress.text if progress is not None else "",
         buttons=_buttons(state),
         edit=Control(state.editable, "" if state.editable else _locked(state), visible=project is not None),
         message=state.message,
         kind=state.kind,
     )
+
+
+def _recent(state: AnnotateState) -> list[str]:
+    return [folder for folder in dict.fromkeys([state.remembered, *state.recent]) if folder]
+
+
+def _raters(state: AnnotateState) -> tuple[tuple[str, str], ...]:
+    others = [name for name in state.project.study.raters() if name != state.project.rater] if state.project else []
+    return (("nobody", ""), *((name, name) for name in others)) if others else (("no other rater yet", ""),)
+
+
+def caption_of(state: AnnotateState, tissue: str) -> str:
+    """For the slice view: "sub-01, axial S 12.3 mm, 2 of 6", and below what is painted or why nothing can be."""
+    item = state.item
+    if state.project is None or item is None:
+        return ""
+    row, items = _row(item), state.project.items
+    place = [one.slice.key for one in items].index(state.key) + 1
+    first = f"{row.scan}, {row.axis} {row.position}, {place} of {len(items)}"
+    return f"{first}\n{tissue}" if state.editable else f"{first}\n{row.state}: locked"
 
 
 def _make_button(state: AnnotateState) -> Control:
@@ -98,7 +139,7 @@ def _make_button(state: AnnotateState) -> Control:
 def _resume_button(state: AnnotateState) -> Control:
     name = Path(state.remembered).name if state.remembered else ""
     visible = state.project is None and bool(name)
-    return Control(not state.making, f"Go on in {state.remembered}.", visible, f"Resume {name}")
+    return Control(not state.making, f"Go on in {state.remembered}.", visible, "Resume")
 
 
 def _making_text(state: AnnotateState) -> str:

@@ -20,6 +20,8 @@ from NeonatalSegLib.panel.signals import Signal
 NO_STUDY = "Choose or start a study in the Annotate section: fine-tuning learns from its completed slices."
 NO_SLICES = "No slice of this study is completed yet. Complete some in the Annotate section first."
 RUNNING = "A fine-tuning is running. Stop it, or wait until it is done."
+NOISE_ON_ONE_SLICE = 0.01
+KEPT = ("held_out_dsc", "held_out_slices", "choosing_seconds")  # told now and then, and kept in sight
 NO_VERSION = "There is no fine-tuned model yet. Fine-tune or import one first."
 
 
@@ -46,10 +48,17 @@ class Strategy:
 
     @property
     def label(self) -> str:
-        """For the list: "shallow: 4.1 of 16.2 million parameters, 25 %"."""
-        if self.trained is None or self.total is None or self.percent is None:
-            return self.name
-        return f"{self.name}: {_count(self.trained, self.total)} parameters, {self.percent:.3g} %"
+        """For the list, which has to fit a narrow panel: "shallow: 25 % trained"."""
+        return self.name if self.percent is None else f"{self.name}: {self.percent:.3g} % trained"
+
+    @property
+    def what(self) -> str:
+        """What it trains: "Trains everything: 4.1 of 16.2 million parameters."."""
+        if self.name == "none":
+            return "Trains nothing: only scores."
+        if self.trained is None or self.total is None:
+            return f"Trains {self.text}."
+        return f"Trains {self.text}: {_count(self.trained, self.total)} parameters."
 
 
 @dataclass
@@ -153,7 +162,7 @@ class FineTuneState:
         """
         if not self.busy:
             return
-        kept = {"held_out_dsc": self.latest.get("held_out_dsc")}
+        kept = {key: self.latest.get(key) for key in KEPT}
         told = {key: value for key, value in fields.items() if value is not None}
         self.latest = {**kept, **told}
         self.changed.emit()
@@ -264,7 +273,19 @@ class FineTuneState:
         if scores.before_mean is None or scores.after_mean is None:
             return "No slice was held out, so it could not be scored."
         where = f"on {slices_text(self.held_out_slices)}"
-        return f"Mean DSC {where}: {dice_text(scores.before_mean)} before, {dice_text(scores.after_mean)} after."
+        text = f"Mean DSC {where}: {dice_text(scores.before_mean)} before, {dice_text(scores.after_mean)} after."
+        if within_noise(scores.before_mean, scores.after_mean, self.held_out_slices):
+            text += " So small a difference is within noise."
+        return text
+
+
+def within_noise(before: float, after: float, slices: int) -> bool:
+    """True where a difference of mean DSC says nothing on so few held-out slices.
+
+    A rule of thumb, not a test of significance: ``NOISE_ON_ONE_SLICE`` on one slice, on several by the root of their
+    number less.
+    """
+    return abs(after - before) < NOISE_ON_ONE_SLICE / max(1, slices) ** 0.5
 
 
 def slices_text(number: int) -> str:

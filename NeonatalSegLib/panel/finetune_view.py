@@ -62,11 +62,11 @@ def view_of(state: FineTuneState) -> View:
         current="\n".join([state.current, *state.store_warnings]),
         strategies=tuple((s.label, s.name) for s in state.strategies),
         strategy=state.strategy,
-        strategy_text=f"Trains {known.text}." if known and known.name != "none" else "Trains nothing: only scores.",
+        strategy_text=known.what if known else "",
         settings=idle,
         start=_start_button(state),
         progress=Control(visible=state.busy, text=_progress_text(state)),
-        percent=None if fraction is None or state.state is State.STOPPING else round(100 * fraction),
+        percent=None if fraction is None else round(100 * fraction),
         message=message,
         kind=kind,
         versions=tuple((v.label + (", current" if v.name == state.current else ""), v.name) for v in state.versions),
@@ -100,7 +100,7 @@ def _progress_text(state: FineTuneState) -> str:
     stage = str(told.get("stage", ""))
     text = STAGE_NAMES.get(stage, stage.capitalize())
     if state.state is State.STOPPING:
-        text = "Stopping; the best so far is kept"
+        return _stopping_text(state)
     if told.get("step") is not None:
         text += f", step {told['step']} of {told['steps']}" if told.get("steps") else f", step {told['step']}"
     parts = [text]
@@ -111,6 +111,18 @@ def _progress_text(state: FineTuneState) -> str:
     if (left := told.get("seconds_left")) is not None and state.state is State.RUNNING:
         parts.append(f"{duration(left)} left")
     return "; ".join(parts)
+
+
+def _stopping_text(state: FineTuneState) -> str:
+    """What Stop waits for: said at once, before the compute process has come to it."""
+    told = state.latest
+    text = "Stopping: keeping the best so far"
+    if told.get("held_out_slices"):
+        text += f", scoring it on {slices_text(int(told['held_out_slices']))}"
+    if told.get("mix") and told.get("mixes"):
+        text += f", mix {told['mix']} of {told['mixes']}"
+    seconds = told.get("choosing_seconds")
+    return text + (f", about {duration(float(seconds))}" if seconds else "")
 
 
 def _rows_text(state: FineTuneState) -> str:

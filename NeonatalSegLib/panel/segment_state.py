@@ -151,7 +151,12 @@ class SegmentState:
         self.rows, self.has_result = tuple(rows), True
         verdict_line = VERDICT_LINES.get(verdict, "")
         self.message = "\n".join(text for text in (verdict_line, *warnings, summary) if text)
-        self.kind = "error" if verdict == "fail" else "warning" if warnings else "info"
+        self.kind = "error" if verdict == "fail" else "warning" if warnings or verdict_line else "info"
+        self.changed.emit()
+
+    def recounted(self, rows: Sequence[tuple[str, float]]) -> None:
+        """The segmentation was edited: its volumes are these now."""
+        self.rows = tuple(rows)
         self.changed.emit()
 
     def notice(self, message: str, kind: str = "info") -> None:

@@ -16,14 +16,23 @@ def plan(job: Job, models: WarmModels) -> dict[str, Any]:
 
     Fields: ``study`` (a missing or empty folder), ``scans`` (list of {name, t1, t2, age_weeks}; paths or null),
     ``settings`` (of BudgetSettings), ``model`` (name or path, null for the default), ``device``, ``prefill`` ("model"
-    or "empty").
+    or "empty"), ``predicted`` (null, or {label_maps: {scan: path}, model_hash}: results that are used where this model
+    made them).
 
     Result: ``study``, ``slices`` (how many were planned), ``model_name``, ``model_hash`` ("" where no model was
     needed), ``warnings``.
     """
-    from NeonatalSegLib.annotation.new_study import check_folder, check_scans, needs_model, scan_of_json, start_study
+    from NeonatalSegLib.annotation.new_study import (
+        Predicted,
+        can_reuse,
+        check_folder,
+        check_scans,
+        needs_model,
+        scan_of_json,
+        start_study,
+    )
     from NeonatalSegLib.annotation.plan import BudgetSettings
-    from NeonatalSegLib.models.registry import current_model
+    from NeonatalSegLib.models.registry import current_model, find_model
 
     study = job.fields.get("study")
     if not study:
@@ -33,13 +42,21 @@ def plan(job: Job, models: WarmModels) -> dict[str, Any]:
     scans = [scan_of_json(entry) for entry in job.fields.get("scans") or []]
     check_folder(Path(study))  # before the model is loaded
     check_scans(scans)
-    segmenter, warnings = None, []
-    if needs_model(settings, prefill):
+    segmenter, warnings, predicted = None, [], None
+    if (given := job.fields.get("predicted")) and can_reuse(settings):
+        model = find_model(job.fields.get("model") or None)
+        if given["model_hash"] == model.hash:
+            files = {name: Path(path) for name, path in given["label_maps"].items()}
+            predicted = Predicted(files, model.name, model.hash)
+    ready = predicted is not None and all(scan.name in predicted.label_maps for scan in scans)
+    if needs_model(settings, prefill) and not ready:
         job.progress("load model", 0.0)
         segmenter, _ = models.get(job.fields.get("model"), job.fields.get("device") or "auto")
         if not job.fields.get("model"):
             warnings = current_model()[1]  # such as: the accepted model is gone
-    started = start_study(study, scans, settings, segmenter=segmenter, prefill=prefill, progress=job.progress)
+    started = start_study(
+        study, scans, settings, segmenter=segmenter, predicted=predicted, prefill=prefill, progress=job.progress
+    )
     return {
         "study": str(started.folder),
         "slices": len(started.plan.slices),

@@ -16,17 +16,19 @@ import slicer
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.mrml.annotate.window import HELPER_ATTRIBUTE, LAYOUTS
 from NeonatalSegLib.mrml.scene.segments import BINARY_LABEL_MAP, _segment, set_opacity
-from NeonatalSegLib.mrml.scene.volumes import RAS_TO_LPS, array_to_matrix, place_in_folder
+from NeonatalSegLib.mrml.scene.volumes import RAS_TO_LPS, array_to_matrix, matrix_to_array
 from NeonatalSegLib.scans.grid import Grid, voxel_axis
 from NeonatalSegLib.tissues import TISSUES, Tissue
 
 MASK_ID = "neonatalseg_slice_mask"
+DIFFERENCE_COLOUR = (1.0, 0.0, 1.0)
+MARGIN = 1.05  # around the scan in its view
 MASK_NAME = "Slice being annotated (no tissue)"
 SCAN_ATTRIBUTE = "NeonatalSeg.annotation"
 # What can be painted: the tissues, and the background inside the head, which is a class of its own for the network.
 PAINTED: tuple[Tissue, ...] = tuple(tissue for tissue in TISSUES if tissue.index > 0)
-VIEWS = {"axial": "Red", "sagittal": "Yellow", "coronal": "Green"}
 
 
 class AnnotationView:
@@ -47,10 +49,11 @@ class AnnotationView:
         self._flipped = float(np.linalg.det((RAS_TO_LPS @ grid.matrix())[:3, :3])) < 0
         self._place: tuple[str, int] | None = None
         self._editable = np.zeros((0, 0), bool)
-        self._fitted = False
+        self._fitted: set[str] = set()
+        self._view: Any = None
+        self._difference: Any = None
         self.node = _find_or_add(reference.GetScene(), scan)
         self.node.SetReferenceImageGeometryParameterFromVolumeNode(reference)
-        place_in_folder(self.node, reference)
 
     def show(self, axis: str, index: int, labels: np.ndarray) -> None:
         """Show ``labels`` (2D uint8, 0-9, as ``grid.plane`` gives it) in this slice; nothing can be edited yet."""
@@ -135,26 +138,31 @@ class AnnotationView:
             for number in range(scene.GetNumberOfNodesByClass("vtkMRMLSliceNode"))
         ]
         shown = [node for node in nodes if node.IsMappedInLayout()] or nodes
-        named = [node for node in shown if node.GetLayoutName() == VIEWS[axis]]
+        named = [node for node in shown if node.GetLayoutName() == LAYOUTS[axis]]
         if not shown:
             return None
         view = (named or shown)[0]
         view.SetOrientation(axis.capitalize())
         view.RotateToVolumePlane(self.reference)
-        if not self._fitted:  # once: afterwards the view stays where the user has moved and zoomed it
-            self._fitted = True
-            for node in nodes:
-                self._fit(node)
+        self._view = view
+        if axis not in self._fitted:  # once: afterwards the view stays where the user has moved and zoomed it
+            self._fitted.add(axis)
+            self.fit_view()
         view.JumpSliceByOffsetting(*self._centre(axis, index))
         return view
 
-    def _fit(self, view: Any) -> None:
-        """Put the whole scan into a slice view."""
-        view.JumpSliceByCentering(*self._centre("axial", self.grid.size[voxel_axis(self.grid, "axial")] // 2))
+    def fit_view(self) -> None:
+        """Fill the view of the slice that is shown with the scan's own plane."""
+        view, place = self._view, self._place
+        if view is None or place is None:
+            return
+        axis, index = place
+        view.JumpSliceByCentering(*self._centre(axis, index))
+        to_view = np.linalg.inv(matrix_to_array(view.GetSliceToRAS())) @ RAS_TO_LPS @ self.grid.matrix()
+        extents_mm = np.abs(to_view[:2, :3]) @ np.array(self.grid.size, float)
         width, height = (max(1, n) for n in view.GetDimensions()[:2])
-        extent_mm = 1.1 * float(np.max(np.multiply(self.grid.size, self.grid.spacing_mm)))
-        up_mm = extent_mm * max(1.0, height / width)
-        view.SetFieldOfView(up_mm * width / height, up_mm, view.GetFieldOfView()[2])
+        scale = MARGIN * float(max(extents_mm[0] / width, extents_mm[1] / height))  # mm a pixel
+        view.SetFieldOfView(scale * width, scale * height, view.GetFieldOfView()[2])
 
     def show_volumes(self, foreground: Any = None) -> None:
         """The scan as background of all slice views, ``foreground`` (T1 beside a T2) faded over it as before."""
@@ -172,8 +180,34 @@ class AnnotationView:
             display.SetVisibility2DOutline(bool(outline))
             set_opacity(self.node, opacity)
 
+    def show_difference(self, differing: np.ndarray | None) -> None:
+        """Mark voxels of the slice (2D bool) in a segmentation of its own; None takes the marks away."""
+        if differing is None or self._place is None:
+            if self._difference is not None and self.node.GetScene() is not None:
+                self.node.GetScene().RemoveNode(self._difference)
+            self._difference = None
+            return
+        if self._difference is None:
+            made = self.node.GetScene().AddNewNodeByClass("vtkMRMLSegmentationNode", "Where the raters differ")
+            made.SetSaveWithScene(False)
+            made.SetAttribute(HELPER_ATTRIBUTE, "1")
+            made.CreateDefaultDisplayNodes()
+            made.GetDisplayNode().SetSaveWithScene(False)
+            made.GetDisplayNode().SetOpacity2DFill(0.7)
+            self._difference = made
+        segmentation = self._difference.GetSegmentation()
+        segmentation.RemoveAllSegments()
+        segmentation.SetSourceRepresentationName(BINARY_LABEL_MAP)
+        segment = slicer.vtkSegment()
+        segment.SetName("Raters differ")
+        segment.SetColor(*DIFFERENCE_COLOUR)
+        segment.SetLabelValue(1)
+        segment.AddRepresentation(BINARY_LABEL_MAP, self._slab(differing.astype(np.uint8)))
+        segmentation.AddSegment(segment, "differ")
+
     def remove_mask(self) -> None:
         """Take the mask segment away, so that the node can be saved or used elsewhere without it."""
+        self.show_difference(None)
         self._place = None
         self.node.GetSegmentation().RemoveSegment(MASK_ID)
 
@@ -306,6 +340,8 @@ def _find_or_add(scene: Any, scan: str) -> Any:
     else:
         node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", scene.GenerateUniqueName(f"{scan} annotation"))
         node.SetAttribute(SCAN_ATTRIBUTE, scan)
+        node.SetSaveWithScene(False)  # one slice and its mask: the annotation itself lies in the study's folder
     if node.GetDisplayNode() is None:
         node.CreateDefaultDisplayNodes()
+        node.GetDisplayNode().SetSaveWithScene(False)
     return node

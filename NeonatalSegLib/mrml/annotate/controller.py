@@ -10,23 +10,26 @@ from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
 from NeonatalSegLib.annotation.new_study import needs_model
-from NeonatalSegLib.annotation.smoothing import smoothed
 from NeonatalSegLib.annotation.trust import LeavesStudyError, trust
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.mrml.annotate import view as annotate_draw
+from NeonatalSegLib.mrml.annotate.caption import SliceCaption
 from NeonatalSegLib.mrml.annotate.drafts import Drafts
+from NeonatalSegLib.mrml.annotate.editing import editing_calls
 from NeonatalSegLib.mrml.annotate.keys import Keys
+from NeonatalSegLib.mrml.annotate.slice_tools import SliceTools
 from NeonatalSegLib.mrml.annotate.slice_workspace import SliceWorkspace
 from NeonatalSegLib.mrml.annotate.study_maker import StudyMaker
+from NeonatalSegLib.mrml.annotate.window import LAYOUTS
 from NeonatalSegLib.mrml.segment.runner import check_inputs
 from NeonatalSegLib.mrml.shared import choices, dependencies
 from NeonatalSegLib.mrml.shared.drawing import chosen
 from NeonatalSegLib.mrml.shared.host import Host
 from NeonatalSegLib.mrml.shared.slot import slot
 from NeonatalSegLib.panel.annotate_state import AnnotateState
-from NeonatalSegLib.panel.annotate_view import view_of
+from NeonatalSegLib.panel.annotate_view import caption_of, view_of
+from NeonatalSegLib.tissues import TISSUES
 
-OPACITIES = (0.25, 0.5, 0.75, 1.0)
 DOING = "Planning a study"
 MOST_PATHS = 5  # that the question about images outside a study shows
 OUTSIDE = (
@@ -50,12 +53,17 @@ class AnnotateController(VTKObservationMixin):
         self.desk = SliceWorkspace(ui.segmentEditor, self.panel.clock.touch)
         self.drafts = Drafts(self.panel, self.desk, lambda text: self.confirm(text))
         self.maker = StudyMaker(host.logic.runner.engine)
+        self.caption = SliceCaption()
+        self.tools = SliceTools(ui, self.panel, self.desk)
         self.timer = host.make_timer()
+        ui.raterEdit.setText(host.read_setting("rater"))
+        self.panel.set_recent(host.read_setting("studies").split("\n"))
         self.parameters: Any = None
-        self._entered = False
+        self._entered, self._study_of_scene = False, ""
         annotate_draw.fill_choices(ui)
         calls = {name: getattr(self, f"on_{name}") for name in annotate_draw.BUTTONS}
-        calls |= {"fill": ui.fillBox.toggle, "outline": ui.outlineBox.toggle, "opacity": self.on_opacity_key}
+        calls |= {"fill": ui.fillBox.toggle, "outline": ui.outlineBox.toggle, "opacity": self.tools.on_opacity_key}
+        calls |= editing_calls(self.panel, self.desk)
         self.keys = Keys(host.make_shortcut, calls)
         self._connect()
         self.follow_scene()
@@ -67,21 +75,15 @@ class AnnotateController(VTKObservationMixin):
         self.ui.raterEdit.editingFinished.connect(self.on_rater)
         self.ui.openButton.clicked.connect(self.on_open)
         self.ui.resumeButton.clicked.connect(self.on_resume)
+        self.ui.recentSelector.currentIndexChanged.connect(self.on_recent_chosen)
         self.ui.closeButton.clicked.connect(self.on_close)
         self.ui.makeButton.clicked.connect(self.on_make)
         self.ui.slicesTable.itemSelectionChanged.connect(self.on_row_chosen)
         self.ui.slicesTable.cellClicked.connect(self.on_row_clicked)
         self.ui.annotateSection.contentsCollapsed.connect(self.draw)  # folded, no key completes a slice unseen
         self.ui.noteEdit.returnPressed.connect(self.on_flag)
-        self.ui.smoothButton.clicked.connect(self.on_smooth)
         for name in ("done", "next", "previous", "skip", "flag", "reopen"):
             getattr(ui, f"{name}Button").clicked.connect(getattr(self, f"on_{name}"))
-        self.ui.fillButton.clicked.connect(self.on_fill_again)
-        self.ui.prefillSelector.currentIndexChanged.connect(self.on_prefill_chosen)
-        self.ui.withinSelector.currentIndexChanged.connect(self.on_within_chosen)
-        self.ui.fillBox.toggled.connect(self.on_look)
-        self.ui.outlineBox.toggled.connect(self.on_look)
-        self.ui.fillSlider.valueChanged.connect(self.on_look)
         self.maker.progressed.connect(self.panel.progress)
         self.maker.finished.connect(self.on_made)
         self.maker.failed.connect(lambda message: self.panel.made(message, "error"))
@@ -95,6 +97,16 @@ class AnnotateController(VTKObservationMixin):
         annotate_draw.draw(self.ui, view, self.host.make_item)
         self.keys.follow(view, self._entered and not self.ui.annotateSection.property("collapsed"))
         self.host.logic.runner.turn.follow(DOING, self.panel.making)
+        self.draw_caption()
+
+    def draw_caption(self) -> None:
+        """Which slice this is and what is painted, in the slice view: there the eye is."""
+        item, shown = self.panel.item, self.desk.shown
+        if item is None or shown is None or not self.desk.window.taken:
+            self.caption.hide()
+            return
+        tissue = next((t.name for t in TISSUES if t.key == self.desk.editor.selected), "")
+        self.caption.show(LAYOUTS[item.slice.axis], caption_of(self.panel, tissue))
 
     # The section's life
 
@@ -167,6 +179,8 @@ class AnnotateController(VTKObservationMixin):
         """Ten times a second while the module is open or a study is being made."""
         self.panel.clock.set_active(bool(self.is_active()))
         self.desk.keep()
+        self.desk.fit()
+        self.draw_caption()
         self.drafts.keep_now_and_then()
         try:
             self.maker.poll()
@@ -181,7 +195,9 @@ class AnnotateController(VTKObservationMixin):
         parameters = self.parameters
         if parameters is None:
             return
-        self.panel.remember(parameters.studyFolder or self.panel.remembered)
+        if parameters.studyFolder and parameters.studyFolder != self._study_of_scene:
+            self._study_of_scene = parameters.studyFolder
+            self.panel.remember(parameters.studyFolder)
         refusal = str(self.host.logic.runner.turn.why_not(DOING))
         if not refusal:
             try:
@@ -206,8 +222,14 @@ class AnnotateController(VTKObservationMixin):
 
     @slot
     def on_resume(self) -> None:
-        """Open the study that was open last."""
+        """Open the study that is chosen among the last ones."""
         self.open_study(Path(self.panel.remembered))
+
+    @slot
+    def on_recent_chosen(self) -> None:
+        """The user chooses one of the last studies."""
+        if folder := chosen(self.ui.recentSelector):
+            self.panel.remember(folder)
 
     @slot
     def on_close(self) -> None:
@@ -231,6 +253,9 @@ class AnnotateController(VTKObservationMixin):
             self.panel.open(folder, self._rater())
         if self.parameters is not None:
             self.parameters.studyFolder = str(folder)
+        self.host.write_setting("rater", self._rater())
+        self.host.write_setting("studies", "\n".join(self.panel.recent))
+        self.host.panel.fold(True)
         notices = [text for text in (message, *self.panel.project.warnings) if text]  # type: ignore[union-attr]
         if key := self.panel.next_key():
             self.show(key)
@@ -248,7 +273,7 @@ class AnnotateController(VTKObservationMixin):
         folder = self.choose_folder(_("Empty folder for the new study"))
         if not folder:
             return
-        if needs_model(budget, prefill) and not dependencies.ensure(self.confirm):
+        if needs_model(budget, prefill) and not dependencies.ensure(self.confirm, say=self.panel.report):
             self.panel.report(_(DECLINED), "warning")
             return
         parameters = self.parameters
@@ -261,6 +286,7 @@ class AnnotateController(VTKObservationMixin):
             model=choices.model_of_scene(parameters.model),
             device=device,
             prefill=prefill,
+            result=parameters.segmentation,
         )
         self.panel.make()
         self.timer.start()
@@ -279,6 +305,9 @@ class AnnotateController(VTKObservationMixin):
         if ask and not kept:
             return False
         self.desk.forget()
+        self.caption.hide()
+        if self.panel.project is not None:
+            self.host.panel.fold(False)
         self.panel.close()
         if not kept:
             self.panel.failed(self.drafts.why_not)
@@ -297,10 +326,13 @@ class AnnotateController(VTKObservationMixin):
             return
         assert self.panel.project is not None
         planned = self.panel.project.item(key).slice
-        self.desk.take_scan(self.panel.project, planned.scan)
+        nodes = self.desk.take_scan(self.panel.project, planned.scan)
+        if nodes and self.parameters is not None:  # what is annotated is what Segment would take
+            self.parameters.t1, self.parameters.t2 = nodes.get("t1"), nodes.get("t2")
         labels = self.panel.go(key)
-        self.desk.show(planned, labels, editable=self.panel.editable, within=self._within())
-        self.on_look()
+        self.desk.show(planned, labels, editable=self.panel.editable, within=self.tools.within())
+        self.tools.show_difference()
+        self.tools.on_look()
 
     @slot
     def on_row_chosen(self) -> None:
@@ -356,51 +388,9 @@ class AnnotateController(VTKObservationMixin):
             self.host.logic.slices_changed.emit()
             self.show(self.panel.key)
 
-    @slot
-    def on_fill_again(self) -> None:
-        """Start the slice anew from the chosen pre-fill; Undo takes it back."""
-        if self.desk.shown is not None and self.panel.editable:
-            self.desk.fill(self.panel.item.slice, self.panel.fill_again(), self._within())  # type: ignore[union-attr]
-
-    @slot
-    def on_smooth(self) -> None:
-        """Smooth the tissues' borders within the slice; Undo takes it back."""
-        if self.desk.shown is not None and self.panel.editable:
-            smooth = smoothed(self.desk.shown.read(), self.desk.shown.editable)
-            self.desk.fill(self.panel.item.slice, smooth, self._within())  # type: ignore[union-attr]
-            self.panel.clock.touch()
-
-    @slot
-    def on_opacity_key(self) -> None:
-        """The next of four opacities."""
-        now = float(self.ui.fillSlider.property("value"))
-        following = next((step for step in OPACITIES if step > now + 0.01), OPACITIES[0])
-        self.ui.fillSlider.setProperty("value", following)
-
-    @slot
-    def on_prefill_chosen(self) -> None:
-        """What slices start from, those after this one included."""
-        self.panel.prefill = chosen(self.ui.prefillSelector) or "model"
-
-    @slot
-    def on_within_chosen(self) -> None:
-        """Where effects may edit."""
-        if self.desk.shown is not None and self.panel.editable:
-            self.desk.shown.allow(self._within())
-
-    @slot
-    def on_look(self) -> None:
-        """Fill, outline and opacity."""
-        if self.desk.shown is not None:
-            fill, outline = self.ui.fillBox.isChecked(), self.ui.outlineBox.isChecked()
-            self.desk.shown.look(fill, outline, float(self.ui.fillSlider.property("value")))
-
     def _go_on(self, key: str) -> None:
         if key:
             self.show(key)
         else:
             self.desk.let_edit(False)
             self.draw()
-
-    def _within(self) -> str:
-        return chosen(self.ui.withinSelector)

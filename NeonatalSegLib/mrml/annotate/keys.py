@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from NeonatalSegLib.panel.annotate_view import KEYS, AnnotateView
+from NeonatalSegLib.panel.annotate_view import EDITING, KEYS, AnnotateView
 
 
 class Keys:
@@ -23,7 +23,10 @@ class Keys:
     def follow(self, view: AnnotateView, in_use: bool) -> None:
         """Enable what can be used now; ``in_use``: the module and the section are open."""
         for name, shortcut in self.shortcuts.items():
-            usable = view.buttons[name].enabled if name in view.buttons else view.edit.visible
+            if name in view.buttons:
+                usable = view.buttons[name].enabled
+            else:
+                usable = view.edit.enabled if name in EDITING else view.edit.visible
             shortcut.setEnabled(bool(in_use and usable))
 
     def close(self) -> None:

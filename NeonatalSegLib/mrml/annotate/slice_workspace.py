@@ -15,6 +15,9 @@ from NeonatalSegLib.annotation.session import AnnotationSession
 from NeonatalSegLib.mrml.annotate.annotation_view import AnnotationView
 from NeonatalSegLib.mrml.annotate.slice_editor import SliceEditor
 from NeonatalSegLib.mrml.annotate.study_volumes import scan_volumes
+from NeonatalSegLib.mrml.annotate.window import SliceWindow
+
+FITS = 10  # ticks of the timer
 
 
 class SliceWorkspace(VTKObservationMixin):
@@ -31,6 +34,9 @@ class SliceWorkspace(VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self.editor = SliceEditor(widget)
         self.shown: AnnotationView | None = None
+        self.window = SliceWindow()
+        self._axis = ""
+        self._fits_left = 0  # a view that has just come into the layout gets its size from the event loop
         self._worked = worked
         self._entered = False
 
@@ -39,11 +45,14 @@ class SliceWorkspace(VTKObservationMixin):
         self._entered = True
         self.editor.attach(slicer.mrmlScene)
         self.editor.enter()
+        if self.shown is not None and self._axis and not self.window.taken:
+            self._take_window()
         self._watch()
 
     def exit(self) -> None:
-        """The module is left: no effect, no key and no eye stays."""
+        """The module is left: no effect and no eye stays, and the views are as they were before the study."""
         self._entered = False
+        self._give_window_back()
         self.editor.exit()
         self._watch()
 
@@ -52,27 +61,29 @@ class SliceWorkspace(VTKObservationMixin):
         if self._entered:
             self.enter()
 
-    def take_scan(self, project: AnnotationSession, name: str) -> None:
-        """Bring a scan of the study into the views, if another one is there.
+    def take_scan(self, project: AnnotationSession, name: str) -> dict[str, Any]:
+        """Bring a scan of the study into the views, if another one is there; its volume nodes "t1" and "t2" then.
 
         Raises:
             NeonatalSegError: a file is missing, or the scan is not the one for which the plan was made.
         """
         if self.shown is not None and self.shown.scan == name:
-            return
+            return {}
         scan = next(scan for scan in project.scans if scan.name == name)
         nodes = scan_volumes(scan, project.plan, slicer.mrmlScene)
-        self.forget()
+        self._let_go()
         self.shown = AnnotationView(nodes.get("t2") or nodes["t1"], project.plan.grids[name], name)
         self.shown.show_volumes(nodes["t1"] if len(nodes) == 2 else None)
         self.editor.attach(slicer.mrmlScene)
         self._watch()
+        return nodes
 
     def show(self, planned: PlannedSlice, labels: np.ndarray, *, editable: bool, within: str) -> None:
         """Show a slice with these labels, in its plane; ``within`` as ``AnnotationView.allow``."""
         assert self.shown is not None
         self.shown.show(planned.axis, planned.index, labels)
-        self.shown.turn_view()
+        self._axis = planned.axis
+        self._take_window()
         self.let_edit(editable, within)
 
     def fill(self, planned: PlannedSlice, labels: np.ndarray, within: str) -> None:
@@ -93,9 +104,17 @@ class SliceWorkspace(VTKObservationMixin):
         self.editor.edit(self.shown, editable)
 
     def keep(self, caller: Any = None, event: Any = None) -> None:
-        """Put back what limits the edits, whoever has changed it."""
+        """Put back what limits the edits, whoever has changed it; nothing comes to be drawn over the slice."""
         if self.shown is not None and self.editor.node is not None:
             self.shown.keep(self.editor.node)
+            if self.window.taken:
+                self.window.hide_others(self.shown.node)
+
+    def fit(self) -> None:
+        """From a timer: fit a view that was new in the layout once it has its size."""
+        if self._fits_left and self.shown is not None:
+            self._fits_left -= 1
+            self.shown.fit_view()
 
     @property
     def gone(self) -> bool:
@@ -106,12 +125,29 @@ class SliceWorkspace(VTKObservationMixin):
         )
 
     def forget(self) -> None:
-        """Show nothing any more; the segments stay in the scene, without the mask."""
+        """Show nothing any more: the segments stay in the scene, hidden and without the mask, all else comes back."""
+        self._give_window_back()
+        self._let_go()
+        self._watch()
+
+    def _take_window(self) -> None:
+        assert self.shown is not None
+        if self.window.take(self.shown.node, self._axis):
+            self._fits_left = FITS
+        self.shown.turn_view()
+
+    def _give_window_back(self) -> None:
+        if self.shown is not None:
+            self.window.give_back(self.shown.node)
+
+    def _let_go(self) -> None:
+        """Of the scan that is shown; the window stays."""
         self.removeObservers()
         shown, self.shown = self.shown, None
         if shown is not None:
             shown.remove_mask()
-        self._watch()
+            if shown.node.GetDisplayNode() is not None:
+                shown.node.GetDisplayNode().SetVisibility(False)
 
     def release(self) -> None:
         """The scene is about to lose its nodes."""

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import SimpleITK as sitk
+import slicer
 
 from NeonatalSegLib.annotation.plan import BudgetSettings
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.mrml.annotate.study_volumes import remember_file
+from NeonatalSegLib.mrml.scene.scene_result import ATTRIBUTE, EDITED
+from NeonatalSegLib.mrml.scene.segments import label_map_from_segmentation
 from NeonatalSegLib.mrml.scene.volumes import file_warnings, image_from_volume
 from NeonatalSegLib.mrml.segment.runner import check_inputs
 from NeonatalSegLib.mrml.shared.compute import Engine
@@ -55,9 +58,21 @@ class StudyMaker:
         self.progressed, self.finished, self.failed, self.cancelled = Signal(), Signal(), Signal(), Signal()
 
     def start(
-        self, folder: Path, t1: Any, t2: Any, settings: BudgetSettings, *, model: str, device: str, prefill: str
+        self,
+        folder: Path,
+        t1: Any,
+        t2: Any,
+        settings: BudgetSettings,
+        *,
+        model: str,
+        device: str,
+        prefill: str,
+        result: Any = None,
     ) -> None:
         """Begin, with the volume nodes ``t1`` and ``t2`` (one at least).
+
+        ``result``: a segmentation node that may be this scan's; it is used instead of computing it again where the same
+        model made it and nobody has corrected it.
 
         Raises:
             NeonatalSegError: an input that cannot be used, or a folder that is not empty.
@@ -78,6 +93,11 @@ class StudyMaker:
             "prefill": prefill,
         }
         images = {key: image_from_volume(node) for key, node in nodes.items()}
+        if prefill == "model" and _is_result_of(result, nodes.get("t2") or nodes["t1"]):
+            files["result"] = folder / "scans" / f".{name}_result.nii.gz"
+            images["result"] = label_map_from_segmentation(result)
+            made_by = result.GetAttribute(ATTRIBUTE + "model_hash")
+            fields["predicted"] = {"label_maps": {name: str(files["result"])}, "model_hash": made_by}
         self._making = making = _Making(folder, files, nodes, fields)
         making.thread = threading.Thread(target=_write, args=(making, images), name="study images", daemon=True)
         making.thread.start()
@@ -131,6 +151,8 @@ class StudyMaker:
         assert making is not None
         for key, node in making.nodes.items():
             remember_file(node, making.files[key])
+        if "result" in making.files:
+            making.files["result"].unlink(missing_ok=True)
         told = [text for node in making.nodes.values() for text in file_warnings(node)]
         self.finished.emit({**fields, "warnings": [*told, *fields.get("warnings", [])]})
 
@@ -141,6 +163,14 @@ class StudyMaker:
 
 
 _KEYS = ("t1", "t2")
+
+
+def _is_result_of(result: Any, reference: Any) -> bool:
+    """True where a node is a result of Segment for this volume as the model gave it."""
+    if result is None or result.GetAttribute(EDITED) or not result.GetAttribute(ATTRIBUTE + "model_hash"):
+        return False
+    role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+    return bool(result.GetNodeReferenceID(role) == reference.GetID())
 
 
 def file_name(name: str) -> str:

@@ -11,13 +11,11 @@ import SimpleITK as sitk
 
 from NeonatalSegLib.annotation.plan import Plan
 from NeonatalSegLib.annotation.session import StudyScan
-from NeonatalSegLib.mrml.scene.volumes import RAS_TO_LPS, volume_from_image, world_affine
+from NeonatalSegLib.mrml.scene.file_grid import FILE_ATTRIBUTE, lies_on
+from NeonatalSegLib.mrml.scene.volumes import volume_from_image
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.read import read_image
 from NeonatalSegLib.scans.scan import check_image
-
-FILE_ATTRIBUTE = "NeonatalSeg.file"
-TOLERANCE_MM = 0.01
 
 
 def scan_volumes(scan: StudyScan, plan: Plan, scene: Any) -> dict[str, Any]:
@@ -49,18 +47,6 @@ def remember_file(node: Any, path: Path) -> None:
 
 def _hash_of(path: Path) -> str:
     return hashlib.sha256(str(path.resolve()).encode()).hexdigest()
-
-
-def lies_on(node: Any, grid: Grid) -> bool:
-    """True where the node's voxels are those of ``grid``, in whatever order."""
-    data = node.GetImageData()
-    if data is None or sorted(data.GetDimensions()) != sorted(grid.size):
-        return False
-    last = np.array(data.GetDimensions()) - 1
-    index = np.array([[(corner >> axis) & 1 for axis in range(3)] for corner in range(8)]) * last
-    corners = (np.c_[index, np.ones(8)] @ (RAS_TO_LPS @ world_affine(node)).T)[:, :3]
-    away = np.linalg.norm(corners[:, None] - grid.corners_mm()[None], axis=-1)
-    return bool(away.min(axis=1).max() < TOLERANCE_MM)
 
 
 def right_handed(image: sitk.Image) -> sitk.Image:

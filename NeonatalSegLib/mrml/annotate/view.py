@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from NeonatalSegLib.annotation.plan import BudgetSettings
+from NeonatalSegLib.mrml.shared import drawing
 from NeonatalSegLib.mrml.shared.drawing import PREFIX, apply, choices, chosen, enable
 from NeonatalSegLib.panel.annotate_view import KEYS, PREFILL_TEXTS, AnnotateView
 from NeonatalSegLib.tissues import TISSUES
@@ -22,6 +23,7 @@ START_FROM = [(PREFILL_TEXTS[key], key) for key in ("model", "empty")]
 # What the study was filled with when it was made, whatever model is current now.
 PREFILLS = [("the study's pre-fill", "model"), *((PREFILL_TEXTS[key], key) for key in ("neighbour", "empty"))]
 WITHIN = [("the whole slice", ""), *((f"only within: {t.name}", t.key) for t in TISSUES if t.index > 0)]
+ROW_PX, HEADER_PX, ROWS_IN_SIGHT = 23, 30, 5  # of the list of slices; more of them scroll
 BUTTONS = ("previous", "next", "done", "skip", "flag", "reopen")
 STATE_MARKS = {"to do": "", "in progress": "▸ ", "completed": "✓ ", "flagged": "⚑ ", "skipped": "– "}
 
@@ -63,9 +65,13 @@ def draw(ui: Any, view: AnnotateView, make_item: Callable[[str], Any]) -> None:
         apply(button, control)
         button.setVisible(control.visible)
     ui.resumeButton.setText(view.resume.text)
+    ui.recentSelector.setVisible(view.resume.visible)
+    drawing.keep_choices(ui.recentSelector, view.recent, view.recent_chosen)
     ui.newStudyBox.setVisible(view.setup.visible)
     for widget in (ui.amountBox, ui.unitSelector, ui.axisSelector, ui.selectionSelector, ui.startFromSelector):
         enable(widget, view.setup)
+    for widget in (ui.raterLabel, ui.raterEdit):
+        widget.setVisible(view.setup.visible)
     ui.raterEdit.setEnabled(view.setup.visible and view.setup.enabled)
     apply(ui.makeButton, view.make)
     ui.makeButton.setText(view.make.text)
@@ -84,6 +90,10 @@ def draw(ui: Any, view: AnnotateView, make_item: Callable[[str], Any]) -> None:
         apply(getattr(ui, f"{name}Button"), control)
     for widget in (ui.noteEdit, ui.fillButton, ui.smoothButton, ui.withinSelector):
         enable(widget, view.edit)
+    drawing.keep_choices(ui.compareSelector, view.raters, view.rater_chosen)
+    ui.compareSelector.setEnabled(len(view.raters) > 1)
+    ui.agreementLabel.setText(view.agreement)
+    ui.agreementLabel.setVisible(bool(view.agreement))
     _fill(ui.slicesTable, view, make_item)
 
 
@@ -91,6 +101,7 @@ def _fill(table: Any, view: AnnotateView, make_item: Callable[[str], Any]) -> No
     table.blockSignals(True)
     if table.property("rowCount") != len(view.rows):
         table.setRowCount(len(view.rows))
+        table.setFixedHeight(ROW_PX * min(max(len(view.rows), 1), ROWS_IN_SIGHT) + HEADER_PX)
     for number, row in enumerate(view.rows):
         texts = (STATE_MARKS[row.state] + row.state, row.axis, row.position, row.scan)
         for column, text in enumerate(texts):

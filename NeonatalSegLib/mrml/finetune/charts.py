@@ -25,12 +25,12 @@ class FineTuneChart:
 
     def __init__(self, scene: Any) -> None:
         self._scene = scene
-        self._title = ""
+        self._title, self._steps = "", 0
         self._layout_before: int | None = None
 
-    def start(self, title: str) -> None:
-        """A new fine-tuning: its points replace those of the last one."""
-        self._title = title
+    def start(self, title: str, steps: int = 0) -> None:
+        """A new fine-tuning: its points replace those of the last one. ``steps``: how many it will have, if known."""
+        self._title, self._steps = title, steps
         if (chart := self.chart) is not None:
             chart.SetTitle(title)
             for name in (LOSS, DICE):
@@ -43,10 +43,16 @@ class FineTuneChart:
             rows = [(float(point[0]), float(point[column])) for point in given if point[column] is not None]  # type: ignore[arg-type]
             if rows:
                 self._append(self._series(name), rows)
+        if given and self.chart is not None:
+            self._fit_axes()
 
     def restart(self) -> None:
         """The points so far are no longer true: the same fine-tuning begins again, or its whole history is here."""
-        self.start(self._title)
+        self.start(self._title, self._steps)
+
+    def expect(self, steps: int) -> None:
+        """How many steps there will be: the axis is as long from the beginning."""
+        self._steps = steps
 
     @property
     def chart(self) -> Any:
@@ -111,7 +117,8 @@ class FineTuneChart:
             chart = self._make("vtkMRMLPlotChartNode", "chart", "Fine-tuning")
             chart.SetTitle(self._title)
             chart.SetXAxisTitle(STEP)
-            chart.SetYAxisTitle(f"{LOSS} and {DICE.lower().replace('dsc', 'DSC')}")
+            chart.SetYAxisTitle("Loss (orange), held-out DSC (blue)")
+            chart.SetLegendVisibility(False)  # it lay over the DSC
         series = self._find("vtkMRMLPlotSeriesNode", name)
         if series is None:
             series = self._make("vtkMRMLPlotSeriesNode", name, name)
@@ -149,5 +156,15 @@ class FineTuneChart:
                 table.GetColumn(column).InsertNextValue(value)
         table.Modified()
         node.Modified()
-        if not self.chart.HasPlotSeriesNodeID(series.GetID()):
+        # A line needs two points: with one, VTK complains for every time it draws.
+        if table.GetNumberOfRows() > 1 and not self.chart.HasPlotSeriesNodeID(series.GetID()):
             self.chart.AddAndObservePlotSeriesNodeID(series.GetID())
+
+    def _fit_axes(self) -> None:
+        """Slicer fits the axes once, to the first points, and leaves what follows outside: so they are set."""
+        points = [*self.points(LOSS), *self.points(DICE)]
+        chart, top = self.chart, max((value for _, value in points), default=1.0)
+        chart.SetXAxisRangeAuto(False)
+        chart.SetYAxisRangeAuto(False)
+        chart.SetXAxisRange(0.0, float(max([self._steps, 1, *(step for step, _ in points)])))
+        chart.SetYAxisRange(0.0, max(1.0, 1.05 * top))

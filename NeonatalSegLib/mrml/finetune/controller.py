@@ -49,7 +49,7 @@ class FineTuneController(VTKObservationMixin):
         self._counting: EngineTask | None = None
         self._left_over: list[EngineTask] = []
         self._folder, self._counted_for, self._last_step, self._plot_shown = "", "", -1, False
-        ui.scoresTable.setColumnWidth(0, 160)  # the names of the tissues
+        self._plot_wanted = True
         self._connect()
         self.follow_scene()
         self.draw()
@@ -125,11 +125,13 @@ class FineTuneController(VTKObservationMixin):
         self.panel.choose_strategy(self.parameters.tuneStrategy)
         if self.parameters.studyFolder != self._folder:
             self.read_study()
-        if self._plot_shown and not self.parameters.tunePlot:
-            self._plot_shown = False
-            self.chart.hide()
-        elif self.parameters.tunePlot and not self._plot_shown:
-            self._show_plot()
+        wanted = bool(self.parameters.tunePlot)
+        if wanted != self._plot_wanted:
+            self._plot_wanted = wanted
+            if wanted:
+                self._show_plot()
+            else:
+                self._hide_plot()
 
     # What is there
 
@@ -220,7 +222,7 @@ class FineTuneController(VTKObservationMixin):
             if self._run is not None:
                 self._run.stop()
             return
-        if not dependencies.ensure(self.confirm, finetuning=True):
+        if not dependencies.ensure(self.confirm, finetuning=True, say=self.panel.notice):
             self.panel.notice(_(DECLINED), "warning")
             return
         self.host.panel.ask_devices()
@@ -265,6 +267,7 @@ class FineTuneController(VTKObservationMixin):
                 self._counting = None
             if self._run is not None and self._run.poll():
                 self._run = None
+                self._hide_plot()
             self._sweep()
         except Exception:
             if self.panel.busy:
@@ -293,6 +296,7 @@ class FineTuneController(VTKObservationMixin):
                 if step < self._last_step:  # begun anew, with smaller patches
                     self.chart.restart()
                 self._last_step = step
+                self.chart.expect(int(told.get("steps") or 0))
                 self.chart.add([(step, told.get("loss"), told.get("held_out_dsc"))])
         if self.parameters.tunePlot and not self._plot_shown:
             self._show_plot()
@@ -301,6 +305,11 @@ class FineTuneController(VTKObservationMixin):
         if self.chart.chart is not None:
             self._plot_shown = True
             self.chart.show()
+
+    def _hide_plot(self) -> None:
+        """The views are the user's again: after a run, or where the plot is not wanted."""
+        self._plot_shown = False
+        self.chart.hide()
 
     def _abandon(self) -> None:
         """Stop what runs and want nothing of it, not even a model that is ready at this moment."""

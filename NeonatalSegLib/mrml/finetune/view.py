@@ -12,7 +12,7 @@ def draw(ui: Any, view: View, make_item: Any) -> None:
     """Bring every control to what ``view`` says; ``make_item(text)`` makes a cell of the table."""
     ui.studyLabel.setText(view.study)
     ui.currentModelLabel.setText(view.current)
-    _choices(ui.strategySelector, view.strategies, view.strategy)
+    drawing.keep_choices(ui.strategySelector, view.strategies, view.strategy)
     ui.strategyLabel.setText(view.strategy_text)
     for widget in (ui.strategySelector, ui.stepsBox, ui.rehearsalBox):
         drawing.enable(widget, view.settings)
@@ -26,7 +26,7 @@ def draw(ui: Any, view: View, make_item: Any) -> None:
     text = drawing.PREFIX[view.kind] + view.message if view.message else ""
     ui.tuneMessageLabel.setText(text)
     ui.tuneMessageLabel.setVisible(bool(text))
-    _choices(ui.versionSelector, view.versions or (("none yet", ""),), view.version)
+    drawing.keep_choices(ui.versionSelector, view.versions or (("none yet", ""),), view.version)
     drawing.enable(ui.versionSelector, view.version_list)
     ui.scoresLabel.setText(view.rows_text)
     ui.scoresLabel.setVisible(bool(view.rows))
@@ -40,10 +40,3 @@ def draw(ui: Any, view: View, make_item: Any) -> None:
         (ui.importModelButton, view.import_),
     ):
         drawing.apply(button, control)
-
-
-def _choices(combo: Any, entries: tuple[tuple[str, str], ...], chosen: str) -> None:
-    """As ``view.choices``, but left alone where nothing changes, or an open list would close under the mouse."""
-    there = [(combo.itemText(i), str(combo.itemData(i) or "")) for i in range(combo.property("count"))]
-    if there != list(entries) or drawing.chosen(combo) != chosen:
-        drawing.choices(combo, list(entries), chosen)

@@ -11,6 +11,7 @@ import slicer
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.evaluation.metrics import volumes_table
 from NeonatalSegLib.files.atomic import write_file, write_text
+from NeonatalSegLib.mrml.scene.file_grid import in_order_of_file
 from NeonatalSegLib.mrml.scene.results import volumes_from_label_map
 from NeonatalSegLib.mrml.scene.segments import WithoutSurfaces, label_map_from_segmentation, write_surfaces
 from NeonatalSegLib.scans.write import check_whole, replace_image
@@ -19,12 +20,15 @@ from NeonatalSegLib.scans.write import check_whole, replace_image
 def export_label_map(node: Any, folder: Path) -> dict[str, Path]:
     """Write ``<node>_dseg.nii.gz`` (uint8, values of ``tissues.py``, world space) and ``<node>_volumes.tsv``.
 
-    The table is that of ``neonatalseg segment``, counted on the label map as it is now.
+    Both are what ``neonatalseg segment`` would write: the voxels of the scan's file in its own order, all ten classes.
 
     Returns the files by "label_map" and "volumes". Raises NeonatalSegError where the folder cannot be written to.
     """
     folder = _folder(folder)
     label_map = label_map_from_segmentation(node)
+    reference = node.GetNodeReference(slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole())
+    if reference is not None:
+        label_map = in_order_of_file(label_map, reference)
     volumes = volumes_from_label_map(label_map)
     files = {"label_map": folder / f"{_stem(node)}_dseg.nii.gz", "volumes": folder / f"{_stem(node)}_volumes.tsv"}
     try:

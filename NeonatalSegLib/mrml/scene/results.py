@@ -11,7 +11,7 @@ import vtk
 
 from NeonatalSegLib.evaluation.metrics import volume_sums
 from NeonatalSegLib.mrml.scene.volumes import place_beside, place_in_folder, volume_from_image
-from NeonatalSegLib.tissues import NUMBER_OF_CLASSES, PHYSIOLOGICAL
+from NeonatalSegLib.tissues import NUMBER_OF_CLASSES, PHYSIOLOGICAL, TISSUES
 
 BRAIN_ROW = "Brain (tissue)"
 INTRACRANIAL_ROW = "Intracranial (brain and fluid)"
@@ -28,6 +28,18 @@ def volume_rows(volumes_ml: Mapping[str, float]) -> list[tuple[str, float]]:
 def table_from_volumes(volumes_ml: Mapping[str, float], name: str, reference: Any) -> Any:
     """A new table node (columns "Tissue" and "Volume (mL)", one decimal more than the eye needs) beside its scan."""
     node = reference.GetScene().AddNewNodeByClass("vtkMRMLTableNode", name)
+    write_volumes(node, volumes_ml)
+    if hasattr(node, "SetUseColumnTitleAsColumnHeader"):
+        node.SetUseColumnTitleAsColumnHeader(True)
+    else:  # its name before Slicer 5.11
+        node.SetUseColumnNameAsColumnHeader(True)
+    node.SetColumnUnitLabel("Volume (mL)", "mL")
+    place_in_folder(node, reference)
+    return node
+
+
+def write_volumes(node: Any, volumes_ml: Mapping[str, float]) -> None:
+    """Fill a table node with these volumes, in place of what it held."""
     names, volumes = vtk.vtkStringArray(), vtk.vtkDoubleArray()
     names.SetName("Tissue")
     volumes.SetName("Volume (mL)")
@@ -38,13 +50,6 @@ def table_from_volumes(volumes_ml: Mapping[str, float], name: str, reference: An
     table.AddColumn(names)
     table.AddColumn(volumes)
     node.SetAndObserveTable(table)
-    if hasattr(node, "SetUseColumnTitleAsColumnHeader"):
-        node.SetUseColumnTitleAsColumnHeader(True)
-    else:  # its name before Slicer 5.11
-        node.SetUseColumnNameAsColumnHeader(True)
-    node.SetColumnUnitLabel("Volume (mL)", "mL")
-    place_in_folder(node, reference)
-    return node
 
 
 def rows_from_table(node: Any) -> list[tuple[str, float]]:
@@ -60,7 +65,7 @@ def volumes_from_label_map(label_map: sitk.Image) -> dict[str, float]:
     """Millilitres by tissue key, counted on a label map with the values of ``tissues.py``."""
     counts = np.bincount(sitk.GetArrayViewFromImage(label_map).ravel(), minlength=NUMBER_OF_CLASSES)
     voxel_ml = float(abs(np.prod(label_map.GetSpacing()))) / 1000.0
-    return {tissue.key: float(counts[tissue.index]) * voxel_ml for tissue in PHYSIOLOGICAL}
+    return {tissue.key: float(counts[tissue.index]) * voxel_ml for tissue in TISSUES if tissue.index > 0}
 
 
 def volume_from_uncertainty(uncertainty: sitk.Image, name: str, reference: Any, world_to_reference: np.ndarray) -> Any:

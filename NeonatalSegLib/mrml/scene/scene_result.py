@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from NeonatalSegLib.mrml.scene.results import rows_from_table, table_from_volume
 from NeonatalSegLib.mrml.scene.segments import segmentation_from_label_map
 
 ATTRIBUTE = "NeonatalSeg."
+EDITED = ATTRIBUTE + "edited"  # on a result that was corrected by hand
+RESULT_ROLE = ATTRIBUTE + "result"  # from a table or an uncertainty map to its segmentation
 
 
 @dataclass
@@ -73,8 +75,8 @@ def place_result(
     began = time.perf_counter()
     label_map = sitk.ReadImage(fields["label_map"])
     entropy = sitk.ReadImage(fields["uncertainty"]) if fields.get("uncertainty") else None
-    name, unique = reference.GetName(), reference.GetScene().GenerateUniqueName
-    _hide_earlier(reference)
+    name, unique = reference.GetName(), _free_name(reference.GetScene())
+    _remove_earlier(reference)
     segmentation = segmentation_from_label_map(label_map, unique(f"{name} tissues"), reference, world_to_reference)
     for key in ("model_name", "model_hash", "device"):
         segmentation.SetAttribute(ATTRIBUTE + key, str(fields.get(key, "")))
@@ -82,6 +84,9 @@ def place_result(
     map_node = None
     if entropy is not None:
         map_node = volume_from_uncertainty(entropy, unique(f"{name} uncertainty"), reference, world_to_reference)
+    for companion in (table, map_node):
+        if companion is not None:
+            companion.SetNodeReferenceID(RESULT_ROLE, segmentation.GetID())
     now = time.perf_counter()
     return Outcome(
         segmentation,
@@ -98,12 +103,35 @@ def place_result(
     )
 
 
-def _hide_earlier(reference: Any) -> None:
-    """Earlier segmentations of this scan stay in the scene, corrected by hand perhaps, but out of sight."""
+def _free_name(scene: Any) -> Callable[[str], str]:
+    """Names as they are where nobody has them: the scene's own way goes on counting after a node has gone."""
+    return lambda name: name if scene.GetFirstNodeByName(name) is None else str(scene.GenerateUniqueName(name))
+
+
+def corrected_by_hand(reference: Any) -> list[str]:
+    """Names of this scan's earlier results that somebody has corrected: a new one would replace them."""
+    return [node.GetName() for node in _earlier(reference) if node.GetAttribute(EDITED)]
+
+
+def _earlier(reference: Any) -> list[Any]:
+    """Earlier results for this scan."""
     role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
     scene = reference.GetScene()
-    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")):
-        node = scene.GetNthNodeByClass(index, "vtkMRMLSegmentationNode")
-        ours = node.GetAttribute(ATTRIBUTE + "model_name") is not None
-        if ours and node.GetNodeReferenceID(role) == reference.GetID() and node.GetDisplayNode() is not None:
-            node.GetDisplayNode().SetVisibility(False)
+    nodes = [
+        scene.GetNthNodeByClass(index, "vtkMRMLSegmentationNode")
+        for index in range(scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"))
+    ]
+    ours = [node for node in nodes if node.GetAttribute(ATTRIBUTE + "model_name") is not None]
+    return [node for node in ours if node.GetNodeReferenceID(role) == reference.GetID()]
+
+
+def _remove_earlier(reference: Any) -> None:
+    """A new result takes the place of the one before, with its table and map: two of one scan are mixed up."""
+    scene = reference.GetScene()
+    for segmentation in _earlier(reference):
+        for kind in ("vtkMRMLTableNode", "vtkMRMLScalarVolumeNode"):
+            nodes = [scene.GetNthNodeByClass(index, kind) for index in range(scene.GetNumberOfNodesByClass(kind))]
+            for node in nodes:
+                if node.GetNodeReferenceID(RESULT_ROLE) == segmentation.GetID():
+                    scene.RemoveNode(node)
+        scene.RemoveNode(segmentation)

@@ -27,7 +27,11 @@ from NeonatalSegLib.mrml.scene.volumes import (
     vtk_voxels,
 )
 from NeonatalSegLib.resources import terminology_file
-from NeonatalSegLib.tissues import CATEGORY, PHYSIOLOGICAL, Tissue
+from NeonatalSegLib.tissues import CATEGORY, PHYSIOLOGICAL, TISSUES, Tissue
+
+# The eight tissues, and what lies inside the skull and is none of them: hidden, but in every file that is written.
+SEGMENTED: tuple[Tissue, ...] = tuple(tissue for tissue in TISSUES if tissue.index > 0)
+NOT_IN_3D = "csf"  # it encloses all the others
 
 BINARY_LABEL_MAP = "Binary labelmap"
 CLOSED_SURFACE = "Closed surface"
@@ -52,7 +56,7 @@ def load_terminology(logic: Any) -> bool:
 def segmentation_from_label_map(
     label_map: sitk.Image, name: str, reference: Any, world_to_reference: np.ndarray | None = None
 ) -> Any:
-    """A new segmentation node with the eight tissues of ``label_map``, beside ``reference`` in the scene.
+    """A new segmentation node with the nine classes of ``label_map``, beside ``reference`` in the scene.
 
     Args:
         label_map: uint8, values 0-9, in world space on the grid of the scan (LPS, mm).
@@ -61,7 +65,8 @@ def segmentation_from_label_map(
         world_to_reference: 4 x 4, world to the space of ``reference`` when it was segmented; the inverse of its
             parent transform now, if left out.
 
-    Every tissue gets its segment, an absent one an empty segment; background classes get none.
+    Every class but the background outside gets its segment, an absent one an empty segment. The background inside the
+    skull is hidden; CSF is hidden in 3D, where it would enclose all the others.
     """
     if world_to_reference is None:
         world_to_reference = np.linalg.inv(parent_to_world(reference))
@@ -72,8 +77,12 @@ def segmentation_from_label_map(
     voxels = _shared_voxels(label_map, world_to_reference)
     segmentation = node.GetSegmentation()
     segmentation.SetSourceRepresentationName(BINARY_LABEL_MAP)
-    for tissue in PHYSIOLOGICAL:
+    for tissue in SEGMENTED:
         segmentation.AddSegment(_segment(tissue, voxels), tissue.key)
+    for tissue in SEGMENTED:
+        if tissue.background:
+            node.GetDisplayNode().SetSegmentVisibility(tissue.key, False)
+    node.GetDisplayNode().SetSegmentVisibility3D(NOT_IN_3D, False)
     set_opacity(node, DEFAULT_OPACITY)
     return node
 
@@ -92,10 +101,11 @@ def label_map_from_segmentation(node: Any) -> sitk.Image:
     oriented = slicer.vtkOrientedImageData()
     merged: np.ndarray | None = None
     geometry = _reference_geometry(node)
-    for key in ids:
-        mask = _segment_mask(node, key, geometry, oriented)
+    there = [tissue for tissue in SEGMENTED if node.GetSegmentation().GetSegment(tissue.key) is not None]
+    for tissue in sorted(there, key=lambda tissue: not tissue.background):  # where two overlap, a tissue wins
+        mask = _segment_mask(node, tissue.key, geometry, oriented)
         merged = np.zeros(mask.shape, np.uint8) if merged is None else merged
-        merged[mask > 0] = next(tissue.index for tissue in PHYSIOLOGICAL if tissue.key == key)
+        merged[mask > 0] = tissue.index
     assert merged is not None
     image = sitk.GetImageFromArray(merged)
     set_ras_affine(image, parent_to_world(node) @ _affine(oriented))
@@ -116,6 +126,30 @@ def surfaces_shown(node: Any) -> bool:
     display = node.GetDisplayNode()
     there = node.GetSegmentation().ContainsRepresentation(CLOSED_SURFACE)
     return bool(there and display is not None and display.GetVisibility3D())
+
+
+def show_tissues(node: Any, shown: set[str]) -> None:
+    """Show the tissues with these keys, in slices and in 3D, and hide the others."""
+    display = node.GetDisplayNode()
+    if display is None:
+        return
+    for tissue in PHYSIOLOGICAL:
+        if bool(display.GetSegmentVisibility(tissue.key)) != (tissue.key in shown):
+            display.SetSegmentVisibility(tissue.key, tissue.key in shown)
+
+
+def shown_tissues(node: Any) -> set[str]:
+    """The keys of the tissues that are shown."""
+    display = node.GetDisplayNode()
+    return {t.key for t in PHYSIOLOGICAL if display is not None and display.GetSegmentVisibility(t.key)}
+
+
+def centre_of(node: Any, key: str) -> tuple[float, float, float] | None:
+    """A point in the middle of a tissue, RAS in mm of the world; None where it has no voxel."""
+    if node.GetSegmentation().GetSegment(key) is None:
+        return None
+    point = node.GetSegmentCenterRAS(key)
+    return (float(point[0]), float(point[1]), float(point[2])) if point is not None else None
 
 
 def set_opacity(node: Any, opacity: float) -> None:
@@ -196,10 +230,10 @@ def _write_stl(path: Path, triangles: Any) -> None:
 
 
 def _shared_voxels(label_map: sitk.Image, world_to_reference: np.ndarray) -> Any:
-    """The label map, background classes emptied, as the oriented image that all segments share."""
+    """The label map, unknown values emptied, as the oriented image that all segments share."""
     array = sitk.GetArrayFromImage(label_map)
     kept = np.zeros(256, np.uint8)
-    for tissue in PHYSIOLOGICAL:
+    for tissue in SEGMENTED:
         kept[tissue.index] = tissue.index
     cleaned = sitk.GetImageFromArray(kept[array.astype(np.uint8)])
     cleaned.CopyInformation(label_map)

@@ -16,8 +16,10 @@ from slicer.util import VTKObservationMixin
 
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.mrml.scene import export, results, segments
-from NeonatalSegLib.mrml.scene.scene_result import Outcome
+from NeonatalSegLib.mrml.scene.file_grid import file_of
+from NeonatalSegLib.mrml.scene.scene_result import Outcome, corrected_by_hand
 from NeonatalSegLib.mrml.segment import view as segment_draw
+from NeonatalSegLib.mrml.segment.result import ShownResult, scan_of
 from NeonatalSegLib.mrml.segment.runner import check_inputs
 from NeonatalSegLib.mrml.shared import choices, dependencies, drawing
 from NeonatalSegLib.mrml.shared.parameters import segment_options
@@ -25,6 +27,7 @@ from NeonatalSegLib.mrml.shared.slot import slot
 from NeonatalSegLib.panel.controls import duration
 from NeonatalSegLib.panel.segment_state import SegmentState
 from NeonatalSegLib.panel.segment_view import view_of
+from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 DOING = "A segmentation"
 
@@ -35,7 +38,8 @@ class PanelController(VTKObservationMixin):
     Args:
         ui: the widgets by name. logic: the module's logic (``runner``, ``models``, ``getParameterNode``).
         timer: a stopped timer; it runs while something is under way. make_item: makes a cell of the table.
-        confirm: asks yes or no with a text. choose_folder: asks for a folder, "" for none.
+        confirm: asks yes or no with a text. choose_folder: asks for a folder with a title and
+            where to begin, "" for none. open_editor: opens Slicer's Segment Editor with a segmentation and its scan.
     """
 
     def __init__(
@@ -45,11 +49,14 @@ class PanelController(VTKObservationMixin):
         timer: Any,
         make_item: Callable[[str], Any],
         confirm: Callable[[str], bool],
-        choose_folder: Callable[[], str],
+        choose_folder: Callable[..., str],
+        open_editor: Callable[[Any, Any], None] = lambda node, volume: None,
     ) -> None:
         VTKObservationMixin.__init__(self)
         self.ui, self.logic, self.timer, self.panel = ui, logic, timer, SegmentState()
         self.confirm, self.choose_folder, self._make_item = confirm, choose_folder, make_item
+        self.open_editor = open_editor
+        self.result = ShownResult(self.panel, self.timer.start)
         self.parameters: Any = None
         self._gui_tag: Any = None
         self._connect()
@@ -70,6 +77,9 @@ class PanelController(VTKObservationMixin):
         self.ui.segmentButton.clicked.connect(self.on_segment_button)
         self.ui.modelSelector.currentIndexChanged.connect(self.on_model_chosen)
         self.ui.deviceSelector.currentIndexChanged.connect(self.on_device_chosen)
+        self.ui.volumesTable.cellClicked.connect(self.on_row_clicked)
+        self.ui.volumesTable.itemChanged.connect(self.on_row_ticked)
+        self.ui.correctButton.clicked.connect(self.on_correct)
         self.ui.exportNiftiButton.clicked.connect(self.on_export_nifti)
         self.ui.exportSegButton.clicked.connect(self.on_export_seg)
         self.ui.exportStlButton.clicked.connect(self.on_export_stl)
@@ -82,18 +92,35 @@ class PanelController(VTKObservationMixin):
         self.logic.runner.turn.changed.disconnect()
         self.logic.models_changed.disconnect()
         self.timer.stop()
+        self.result.close()
         self.set_parameters(None)
         self.removeObservers()
         self.logic.close()
 
     def draw(self) -> None:
         """Draw the state machine's view, and tell the other sections whether the compute process is free."""
-        segment_draw.draw(self.ui, view_of(self.panel), self._make_item)
+        shown = segments.shown_tissues(self.result.node) if self.result.node is not None else set()
+        segment_draw.draw(self.ui, view_of(self.panel), self._make_item, shown)
         self.logic.runner.turn.follow(DOING, self.panel.busy)
+
+    def fold(self, folded: bool) -> None:
+        """While a study is open, the section that annotates gets the panel; afterwards all is as it was."""
+        for section in (self.ui.scanSection, self.ui.advancedSection, self.ui.resultSection):
+            section.setVisible(not folded)
 
     def on_turn(self) -> None:
         """Another section has begun or ended something in the compute process."""
         self.panel.set_occupied(self.logic.runner.turn.why_not(DOING))
+
+    def enter(self) -> None:
+        """The module is opened."""
+        self.follow_scene()
+        self.ask_devices()
+        self.result.enter()
+
+    def exit(self) -> None:
+        """The user goes to another module: what runs goes on."""
+        self.result.entered = False
 
     # The parameter node and the scene
 
@@ -133,6 +160,7 @@ class PanelController(VTKObservationMixin):
         self.fill_models()
         self.fill_devices()
         has_result = parameters.segmentation is not None and parameters.volumes is not None
+        self.result.follow(parameters.segmentation if has_result else None, parameters.volumes)
         if has_result != self.panel.has_result:
             self.panel.show_result(results.rows_from_table(parameters.volumes) if has_result else None)
         self.show_result()
@@ -140,6 +168,7 @@ class PanelController(VTKObservationMixin):
     def scene_closes(self) -> None:
         """Stop before the nodes go; nothing is written into the next scene."""
         self.logic.runner.scene_closed()
+        self.result.close()
         self.set_parameters(None)
         self.panel.scene_closed()
 
@@ -151,12 +180,26 @@ class PanelController(VTKObservationMixin):
     @slot
     def show_result(self) -> None:
         """Bring 3D and opacity to what is chosen."""
-        node = self.parameters.segmentation
-        if node is None:
-            return
-        if segments.surfaces_shown(node) != self.parameters.show3D:
-            segments.show_surfaces(node, self.parameters.show3D)
-        segments.set_opacity(node, self.parameters.opacity)
+        if self.parameters is not None:
+            self.result.look(bool(self.parameters.show3D), float(self.parameters.opacity))
+
+    @slot
+    def on_row_clicked(self) -> None:
+        """A click on a tissue: the slice views turn to it."""
+        if (row := self.ui.volumesTable.currentRow()) < len(PHYSIOLOGICAL):
+            self.result.go_to(PHYSIOLOGICAL[row].key)
+
+    @slot
+    def on_row_ticked(self) -> None:
+        """Tissues are shown and hidden by their ticks."""
+        if self.result.node is not None:
+            segments.show_tissues(self.result.node, segment_draw.ticked(self.ui.volumesTable))
+
+    @slot
+    def on_correct(self) -> None:
+        """Slicer's own editor, with this result and the scan behind it."""
+        if self.result.node is not None:
+            self.open_editor(self.result.node, scan_of(self.result.node))
 
     # Segmenting
 
@@ -168,10 +211,12 @@ class PanelController(VTKObservationMixin):
             self.logic.runner.cancel()
             return
         self.follow_scene()
-        if not dependencies.ensure(self.confirm):
+        if not dependencies.ensure(self.confirm, say=self.panel.notice):
             self.panel.notice(dependencies.DECLINED, "warning")
             return
         self.ask_devices()
+        if self.panel.can_start and not self._may_replace():
+            return
         if not self.panel.start():
             return
         self.logic.runner.start(
@@ -183,6 +228,20 @@ class PanelController(VTKObservationMixin):
         )
         self.timer.start()
 
+    def _may_replace(self) -> bool:
+        """A new result takes the place of this scan's last one: asked where that was corrected by hand."""
+        reference = self.parameters.t2 or self.parameters.t1
+        names = corrected_by_hand(reference)
+        return not names or bool(
+            self.confirm(
+                _(
+                    "{name} was corrected by hand. A new segmentation of {scan} takes its place, and the corrections "
+                    "are lost. Export it first, or clone it in the Data module, where they are still needed.\n\n"
+                    "Replace it?"
+                ).format(name=names[0], scan=reference.GetName())
+            )
+        )
+
     @slot
     def on_timer(self) -> None:
         """Ten times a second while something is under way."""
@@ -191,21 +250,21 @@ class PanelController(VTKObservationMixin):
         except Exception:
             self.logic.runner.abandon("Stopped.")  # or the next click would find it running for ever
             raise
-        if not self.logic.runner.waiting:
+        self.result.work()
+        if not (self.logic.runner.waiting or self.result.waiting):
             self.timer.stop()
 
     def on_finished(self, outcome: Outcome) -> None:
         """The result is in the scene: show it, and remember it with the parameters."""
         used = [device.name for device in self.panel.devices if device.text == outcome.device]
         self.panel.seconds_on.update(dict.fromkeys(used, outcome.seconds))  # not the chosen one, where it fell back
-        self.parameters.segmentation = outcome.segmentation
         self.parameters.volumes = outcome.table
+        self.parameters.segmentation = outcome.segmentation
         self.parameters.uncertaintyMap = outcome.uncertainty
-        summary = _("Done in {time} on {device} with the model {model}.").format(
-            time=duration(outcome.seconds), device=outcome.device, model=outcome.model
-        )
+        facts = [outcome.device, _("model {model}").format(model=outcome.model)]
         if outcome.age_weeks is not None:
-            summary += "\n" + _("Age by the model: {weeks} weeks.").format(weeks=f"{outcome.age_weeks:.1f}")
+            facts.append(_("age by the model {weeks} weeks").format(weeks=f"{outcome.age_weeks:.1f}"))
+        summary = _("Done in {time}: {facts}.").format(time=duration(outcome.seconds), facts=", ".join(facts))
         self.panel.finished(outcome.rows, outcome.warnings, summary, outcome.verdict)
         self.show_result()
 
@@ -277,7 +336,12 @@ class PanelController(VTKObservationMixin):
     def _export(self, write: Callable[[Any, Path], list[Path]]) -> None:
         """Ask for a folder, write, and say which files came of it."""
         node = self.parameters.segmentation if self.parameters is not None else None
-        folder = self.choose_folder() if node is not None else ""
+        if node is None:
+            return
+        scan = scan_of(node)
+        beside = file_of(scan) if scan is not None else None
+        folder = self.choose_folder(_("Folder for the exported files"), str(beside.parent) if beside else "")
         if folder:
-            names = ", ".join(path.name for path in write(node, Path(folder)))
-            self.panel.notice(_("Written to {folder}: {names}.").format(folder=folder, names=names))
+            names = [path.name for path in write(node, Path(folder))]
+            more = _(" and {number} more").format(number=len(names) - 1) if len(names) > 1 else ""
+            self.panel.notice(_("Written: {name}{more}, in {folder}").format(name=names[0], more=more, folder=folder))

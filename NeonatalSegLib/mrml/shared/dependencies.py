@@ -1,15 +1,17 @@
 """What has to be installed into Slicer's Python before the first segmentation, asked for once and in plain words.
 
 Nothing is installed at start-up. What Segment needs is small; PyTorch, which is large, comes with the first
-fine-tuning, or where there is an NVIDIA card: through the PyTorch extension, which chooses the build for the card; the
-rest through Slicer's own packaging functions. Slicer's own packages (numpy, SimpleITK, vtk) are left alone.
+fine-tuning, or where there is an NVIDIA card: through the PyTorch extension where it is there, which chooses the build
+for the card. All the rest comes in one call of pip. Where no NVIDIA card is seen, pip is told to take PyTorch's build
+for the CPU: its default on Linux brings gigabytes of CUDA that nothing could use.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import slicer
@@ -21,7 +23,7 @@ from NeonatalSegLib.segmentation.device import nvidia_card
 
 @dataclass(frozen=True)
 class Requirement:
-    """A package: its name for import, what pip is told, and its size in words."""
+    """A package: its name for import, what pip is told (a floor, no pin), and its size in words."""
 
     module: str
     requirement: str
@@ -30,8 +32,23 @@ class Requirement:
 
 OPENVINO = Requirement("openvino", "openvino>=2025.0", "OpenVINO, 33 to 85 MB")
 PSUTIL = Requirement("psutil", "psutil>=5.9", "psutil, under 1 MB")
-TORCH = Requirement("torch", "torch>=2.10", "PyTorch, about 0.2 GB to download for the CPU, 2 to 4 GB with GPU support")
+TORCH = Requirement("torch", "torch>=2.10", "PyTorch")
+TORCH_SIZES = {
+    False: "PyTorch for the CPU (no NVIDIA graphics card was seen), about 0.2 GB to download",
+    True: "PyTorch with support for the NVIDIA graphics card, 2 to 4 GB to download, up to 7 GB on the disk",
+}
+CPU_BUILDS = "https://download.pytorch.org/whl/cpu"
 MONAI = Requirement("monai", "monai>=1.4", "MONAI, about 2 MB")
+# What runs without a screen (segment_headless.py) need besides: asked for together with the rest, never alone.
+HEADLESS = (
+    Requirement("typer", "typer>=0.15", "typer, under 1 MB, for runs without a screen"),
+    Requirement("matplotlib", "matplotlib>=3.8", "matplotlib, about 9 MB, for their pictures"),
+    Requirement("jinja2", "jinja2>=3.1", "Jinja2, under 1 MB, for their reports"),
+)
+EXTENSION = (
+    "The better way to PyTorch is the extension PyTorch: it chooses the build for this computer's graphics card. "
+    "Cancel, install it in Extensions > Install extensions, restart Slicer, and click again; or go on without it."
+)
 DECLINED = "Nothing was installed. Viewing, editing and exporting work as before; segmenting needs these packages."
 
 
@@ -60,18 +77,30 @@ def _is_there(requirement: Requirement) -> bool:
     return importlib.util.find_spec(requirement.module) is not None
 
 
-def question(needed: list[Requirement]) -> str:
+def torch_extension() -> bool:
+    """True where the PyTorch extension is installed."""
+    return importlib.util.find_spec("PyTorchUtils") is not None
+
+
+def question(needed: Sequence[Requirement]) -> str:
     """The text of the one dialog."""
-    lines = "\n".join(f"  - {requirement.size}" for requirement in needed)
-    return (
+    lines = "\n".join(f"  - {_size(requirement)}" for requirement in needed)
+    text = (
         "NeonatalSeg computes with packages that are not part of Slicer. These will be downloaded and installed into "
-        f"this Slicer's Python, once:\n\n{lines}\n\nIt takes some minutes. Slicer's own packages are not changed. "
-        "Install now?"
+        f"this Slicer's Python, once:\n\n{lines}\n\nIt takes some minutes, in which Slicer waits. What these packages "
+        "need comes with them; pip may update a package that Slicer has already (setuptools, for instance)."
     )
+    if TORCH in needed and not torch_extension():
+        text += f"\n\n{EXTENSION}"
+    return f"{text}\n\nInstall now?"
 
 
-def ensure(ask: Callable[[str], bool], *, finetuning: bool = False) -> bool:
+def ensure(
+    ask: Callable[[str], bool], *, finetuning: bool = False, say: Callable[[str], None] = lambda text: None
+) -> bool:
     """Install what is :func:`missing` after ``ask(text)`` said yes; False where it said no.
+
+    ``say`` is told what is being installed, before Slicer waits for it, and "" afterwards.
 
     Raises:
         NeonatalSegError: an installation failed.
@@ -79,34 +108,51 @@ def ensure(ask: Callable[[str], bool], *, finetuning: bool = False) -> bool:
     needed = missing(finetuning=finetuning)
     if not needed:
         return True
+    needed += [requirement for requirement in HEADLESS if not _is_there(requirement)]
     if not ask(question(needed)):
         return False
-    for requirement in needed:
-        try:
-            _install(requirement)
-        except Exception as error:  # pip fails in many ways, with an exception type of each Slicer version
-            raise NeonatalSegError(
-                f"{requirement.requirement} could not be installed ({error}). Check the network connection and the "
-                "room on the disk, then try again."
-            ) from error
+    names = ", ".join(requirement.requirement for requirement in needed)
+    say(f"Installing {names} into Slicer's Python. Slicer waits until that is done.")
+    slicer.app.processEvents()  # or the text would be drawn afterwards
+    try:
+        _install(needed)
+    except Exception as error:  # pip fails in many ways, with an exception type of each Slicer version
+        raise NeonatalSegError(
+            f"{names} could not be installed ({error}). Check the network connection and the room on the disk, then "
+            "try again."
+        ) from error
+    finally:
+        say("")
     if left := missing(finetuning=finetuning):
         names = ", ".join(requirement.module for requirement in left)
         raise NeonatalSegError(f"{names} could not be installed. Restart Slicer and try again.")
     return True
 
 
-def _install(requirement: Requirement) -> None:
-    if requirement is TORCH:
-        try:
-            utils = importlib.import_module("PyTorchUtils")
-        except ImportError:  # the extension is absent, as with a source checkout: pip's default build
-            pass
-        else:
-            utils.PyTorchUtilsLogic().installTorch(torchVersionRequirement=">=2.10")
-            return
+def pip_arguments(needed: Sequence[Requirement]) -> str:
+    """What pip is told, in one line: all packages at once, so that it settles what they need together."""
+    words = [requirement.requirement for requirement in needed]
+    if TORCH in needed and sys.platform != "darwin" and not nvidia_card():
+        words.append(f"--extra-index-url {CPU_BUILDS}")  # "+cpu" counts as newer than the same version without
+    return " ".join(words)
+
+
+def _size(requirement: Requirement) -> str:
+    return TORCH_SIZES[nvidia_card()] if requirement is TORCH else requirement.size
+
+
+def _install(needed: Sequence[Requirement]) -> None:
+    """The extension's PyTorch, then one call of pip; no question whether to restart Slicer is asked in between."""
+    left = list(needed)
+    if TORCH in left and torch_extension():
+        utils = importlib.import_module("PyTorchUtils")
+        utils.PyTorchUtilsLogic().installTorch(torchVersionRequirement=">=2.10")
+        left.remove(TORCH)
+    if not left:
+        return
     try:
         packaging = importlib.import_module("slicer.packaging")
     except ImportError:  # before Slicer 5.12
-        slicer.util.pip_install(requirement.requirement)
+        slicer.util.pip_install(pip_arguments(left))
         return
-    packaging.pip_ensure([requirement.requirement], prompt_install=False, requester="NeonatalSeg")
+    packaging.pip_install(pip_arguments(left), requester="NeonatalSeg")

@@ -21,6 +21,13 @@ def choices(combo: Any, entries: list[tuple[str, str]], chosen: str) -> None:
     combo.blockSignals(False)
 
 
+def keep_choices(combo: Any, entries: Sequence[tuple[str, str]], wanted: str) -> None:
+    """As ``choices``, but left alone where nothing changes, or an open list would close under the mouse."""
+    there = [(combo.itemText(i), str(combo.itemData(i) or "")) for i in range(combo.property("count"))]
+    if there != list(entries) or chosen(combo) != wanted:
+        choices(combo, list(entries), wanted)
+
+
 def chosen(combo: Any) -> str:
     """The value of the selected entry, "" where there is none."""
     return str(combo.itemData(combo.property("currentIndex")) or "")
@@ -50,3 +57,26 @@ def fill(table: Any, rows: Sequence[Sequence[str]], make_item: Any) -> None:
                 table.setItem(row, column, make_item(text))
             elif item.text() != text:
                 item.setText(text)
+
+
+def is_ticked(item: Any) -> bool:
+    """True where a cell has a tick: a number in one Qt binding, an enumeration in the other."""
+    state = item.checkState() if item is not None else 0
+    return bool(getattr(state, "value", state) == 2)
+
+
+def tick(item: Any, ticked: bool) -> None:
+    """Tick a cell that can be ticked, or take the tick away."""
+    state = item.checkState()
+    item.setCheckState(type(state)(2 if ticked else 0))
+
+
+def fit_height(root: Any) -> None:
+    """Make a section claim the height that it needs at its width.
+
+    Slicer's module panel gives a module its minimum height, in which wrapped text counts as one line and buttons that
+    flow as one row: what lay below a long message was drawn over it.
+    """
+    needed = max(0, int(root.heightForWidth(int(root.property("width")))))
+    if int(root.property("minimumHeight")) != needed:
+        root.setMinimumHeight(needed)

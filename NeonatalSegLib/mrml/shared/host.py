@@ -21,6 +21,7 @@ class Host:
         is_active: True while a window of the application has the keyboard.
         confirm: asks yes or no with a text. choose_folder: asks for a folder with a title, "" for none.
         choose_file: asks for a file that is there with a title and a filter ("Models (*.zip)"), "" for none.
+        read_setting: what is kept over restarts of Slicer under a name, "" for nothing. write_setting: keeps a text.
     """
 
     logic: Any
@@ -32,6 +33,8 @@ class Host:
     confirm: Callable[[str], bool]
     choose_folder: Callable[[str], str]
     choose_file: Callable[[str, str], str]
+    read_setting: Callable[[str], str]
+    write_setting: Callable[[str, str], None]
 
 
 class Section(Protocol):

@@ -11,9 +11,70 @@ from typing import Any
 import slicer
 import slicer.util
 import slicer_scene
+import vtk
 
 ROOT = slicer_scene.ROOT
 _installed = False
+
+
+class Settings:
+    """``QSettings``: texts by name."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+
+    def value(self, name: str) -> Any:
+        return self.texts.get(name)
+
+    def setValue(self, name: str, value: Any) -> None:
+        assert isinstance(value, str)
+        self.texts[name] = value
+
+
+class SliceView:
+    """A slice view without pixels."""
+
+    def __init__(self) -> None:
+        self.window = vtk.vtkRenderWindow()
+        self.window.AddRenderer(vtk.vtkRenderer())
+        self.rendered = 0
+
+    def renderWindow(self) -> Any:
+        return self.window
+
+    def scheduleRender(self) -> None:
+        self.rendered += 1
+
+    def texts(self) -> list[str]:
+        """For tests alone: what is written into the view."""
+        props = self.window.GetRenderers().GetFirstRenderer().GetViewProps()
+        return [props.GetItemAsObject(number).GetInput() for number in range(props.GetNumberOfItems())]
+
+
+class ThreeDView:
+    """A 3D view: counts how often it was centred."""
+
+    def __init__(self) -> None:
+        self.centred = 0
+
+    def resetFocalPoint(self) -> None:
+        self.centred += 1
+
+
+class LayoutManager:
+    """``slicer.app.layoutManager()`` of a Slicer with a main window."""
+
+    def __init__(self) -> None:
+        self.slices = {name: SliceView() for name in ("Red", "Yellow", "Green")}
+        self.solid = ThreeDView()
+        self.threeDViewCount = 1
+
+    def sliceWidget(self, name: str) -> Any:
+        view = self.slices.get(name)
+        return types.SimpleNamespace(sliceView=lambda: view) if view is not None else None
+
+    def threeDWidget(self, number: int) -> Any:
+        return types.SimpleNamespace(threeDView=lambda: self.solid)
 
 
 class Application:
@@ -23,13 +84,18 @@ class Application:
 
     def __init__(self) -> None:
         self.started: list[Any] = []
+        self.layout: Any = None  # a test may put a ``LayoutManager`` here
+        self.settings = Settings()
 
     def connect(self, signal: str, receiver: Any) -> None:
         assert signal == "startupCompleted()", signal
         self.started.append(receiver)
 
-    def layoutManager(self) -> None:
-        return None
+    def layoutManager(self) -> Any:
+        return self.layout
+
+    def userSettings(self) -> Any:
+        return self.settings
 
     def processEvents(self, *_: Any) -> None:
         import strict_qt

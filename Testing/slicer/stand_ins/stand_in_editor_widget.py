@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import slicer
-from PySide6 import QtCore, QtWidgets
+from PySide6 import QtCore, QtGui, QtWidgets
 from stand_in_editor import modify
 from strict_qt import Strict
 
@@ -27,6 +27,9 @@ class Effect:
 
     def setCommonParameter(self, name: str, value: Any) -> None:
         self.common[name] = value
+
+    def doubleParameter(self, name: str) -> float:
+        return float(self.parameters.get(name, self.common.get(name, 0.0)))
 
 
 class SegmentsTable(QtWidgets.QListWidget):
@@ -82,8 +85,10 @@ class qMRMLSegmentEditorWidget(Strict, QtWidgets.QWidget):  # noqa: N801 as in S
         self._order = list(ALL_EFFECTS)
         self._effects = {name: Effect(name) for name in ALL_EFFECTS}
         self._active: Effect | None = None
-        self._shortcuts, self._observing = False, False
+        self._shortcuts: list[Any] = []
+        self._observing = False
         self._buttons = QtWidgets.QLabel()
+        self._buttons.setWordWrap(True)  # there the buttons flow into the next line
         self._list = SegmentsTable()
         layout = QtWidgets.QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -160,7 +165,8 @@ class qMRMLSegmentEditorWidget(Strict, QtWidgets.QWidget):  # noqa: N801 as in S
 
     def setActiveEffect(self, effect: Any) -> None:
         assert effect is None or slicer.app.layoutManager() is not None, "an effect without a main window: a crash"
-        self._active = effect
+        if effect is None or not self.options["readOnly"]:
+            self._active = effect
 
     def setActiveEffectByName(self, name: str) -> None:
         self.setActiveEffect(self._effects[name])
@@ -168,14 +174,17 @@ class qMRMLSegmentEditorWidget(Strict, QtWidgets.QWidget):  # noqa: N801 as in S
     # Keys and views
 
     def installKeyboardShortcuts(self, parent: Any = None) -> None:
-        self._shortcuts = True
+        """As there: keys that anyone else has on the same window work for none of the two."""
+        keys = [*"1234567890", "Esc", "Space", "Z", "Y", "Ctrl+Z", "Ctrl+Y", *"QW/*,.><I"]
+        for key in keys:
+            made = QtGui.QShortcut(parent if parent is not None else self.window())
+            made.setKey(QtGui.QKeySequence(key))
+            self._shortcuts.append(made)
 
     def uninstallKeyboardShortcuts(self) -> None:
-        self._shortcuts = False
-
-    def shortcutsInstalled(self) -> bool:
-        """For tests alone."""
-        return self._shortcuts
+        for shortcut in self._shortcuts:
+            shortcut.setParent(None)
+        self._shortcuts = []
 
     def setupViewObservations(self) -> None:
         self._observing = True
@@ -195,18 +204,24 @@ class qMRMLSegmentEditorWidget(Strict, QtWidgets.QWidget):  # noqa: N801 as in S
     def redo(self) -> None:
         self._logic.Redo()
 
+    def _works(self, name: str) -> bool:
+        """A stroke needs its effect; where there are no views to be active in, tests stroke all the same."""
+        if self.options["readOnly"]:
+            return False
+        return slicer.app.layoutManager() is None or (self._active is not None and self._active.name == name)
+
     def canUndo(self) -> bool:
         """For tests alone: whether the Undo button is enabled."""
         return bool(self._logic.CanUndo())
 
     def paint(self, segment: str, voxels: np.ndarray) -> None:
         """For tests alone: a stroke of the Paint effect over ``voxels`` (z, y, x of the source volume)."""
-        if not self.options["readOnly"]:  # then no effect can be active
+        if self._works("Paint"):
             self.saveStateForUndo()
             modify(self._logic, segment, voxels, self._logic.ModificationModeAdd)
 
     def erase(self, segment: str, voxels: np.ndarray) -> None:
         """For tests alone: a stroke of the Erase effect."""
-        if not self.options["readOnly"]:
+        if self._works("Erase"):
             self.saveStateForUndo()
             modify(self._logic, segment, voxels, self._logic.ModificationModeRemove)

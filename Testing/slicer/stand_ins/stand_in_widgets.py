@@ -33,7 +33,7 @@ class ctkCollapsibleButton(Strict, QtWidgets.QWidget):  # noqa: N801 names as in
 
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent)
-        self._text, self._collapsed = "", False
+        self._text, self._collapsed, self._folding = "", False, False
         self.setContentsMargins(0, self.HEADER, 0, 0)
 
     def _get_text(self) -> str:
@@ -55,10 +55,32 @@ class ctkCollapsibleButton(Strict, QtWidgets.QWidget):  # noqa: N801 names as in
     collapsed = QtCore.Property(bool, _get_collapsed, _set_collapsed)
 
     def _fold(self) -> None:
+        """As in CTK: what is hidden in an open box stays hidden, and what is shown in a folded one waits."""
+        self._folding = True
         for child in self.children():
             if child.isWidgetType():
-                child.setVisible(not self._collapsed)
+                if self._collapsed:
+                    child.setProperty("wasShown", not child.isHidden() or bool(child.property("wasShown")))
+                    child.hide()
+                else:
+                    child.setVisible(child.property("wasShown") is not False)
+        self._folding = False
         self.setMaximumHeight(self.HEADER if self._collapsed else 16777215)
+
+    def childEvent(self, event: Any) -> None:
+        if event.added() and event.child().isWidgetType():
+            event.child().installEventFilter(self)
+
+    def eventFilter(self, child: Any, event: Any) -> bool:
+        kinds = (QtCore.QEvent.ShowToParent, QtCore.QEvent.HideToParent)
+        if event.type() in kinds and not self._folding:
+            shown = event.type() == kinds[0]
+            child.setProperty("wasShown", shown)
+            if shown and self._collapsed:
+                self._folding = True
+                child.hide()
+                self._folding = False
+        return False
 
     def showEvent(self, event: Any) -> None:
         if self._collapsed:
