@@ -21,7 +21,8 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from NeonatalSegLib.datasets.bids import find_subjects, prefixed
+from NeonatalSegLib.datasets.ages import prefixed
+from NeonatalSegLib.datasets.bids import find_subjects
 from NeonatalSegLib.evaluation.metrics import dice_per_class
 from NeonatalSegLib.experiments.robustness.matrix import CONTRASTS
 from NeonatalSegLib.models.bundle import Model

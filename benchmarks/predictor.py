@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from NeonatalSegLib.datasets.bids import find_subjects, prefixed
+from NeonatalSegLib.datasets.ages import prefixed
+from NeonatalSegLib.datasets.bids import find_subjects
 from NeonatalSegLib.datasets.phantom import draw_newborn
 from NeonatalSegLib.models.registry import find_model
 from NeonatalSegLib.networks.network import NetworkSettings
