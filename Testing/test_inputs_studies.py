@@ -77,6 +77,7 @@ def test_a_doubt_reaches_every_reader(tiny: Segmenter, t2: Path, tmp_path: Path)
     assert result.done == ["one"] and result.table is not None
     facts = json.loads((out / "one" / "one_dseg.json").read_text())
     assert any("disagree by up to 20 mm" in text for text in facts["Warnings"])
+    assert str(tmp_path) not in json.dumps(facts)  # what is sent on names no folder
     assert "disagree by up to 20 mm" in (out / "one" / "one_report.html").read_text()
     head, row = (line.split("\t") for line in result.table.read_text().splitlines())
     cells = dict(zip(head, row, strict=True))
@@ -241,6 +242,15 @@ def test_two_jobs_with_their_own_lists_share_a_table(tiny: Segmenter, t2: Path, 
         quiet_study(tiny, listed(tmp_path, **{name: t2}), out)
     rows = [line.split("\t")[0] for line in (out / "volumes.tsv").read_text().splitlines()]
     assert rows == ["name", "one", "two"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_results_stay_below_the_folder(tiny: Segmenter, t2: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out" / "one").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert "would lie outside" in quiet_study(tiny, listed(tmp_path, one=t2), tmp_path / "out").failed["one"]
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems take no such names")

@@ -122,6 +122,8 @@ def make_scan(
             checked[key] = None
             continue
         checked[key], found = check_image(image, f"{key.upper()} ({sources[key]})" if key in sources else key.upper())
+        if key in sources:  # a warning is kept and sent on with the result: the file's name is enough
+            found = [text.replace(sources[key], Path(sources[key]).name) for text in found]
         warnings += found
     warnings += contrast_warnings(checked["t1"], checked["t2"])
     return Scan(checked["t1"], checked["t2"], name, age_weeks, tuple(warnings), sources)

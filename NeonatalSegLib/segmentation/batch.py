@@ -259,7 +259,9 @@ def _attempt(segmenter: Segmenter, scan: StudyScan, out: Path, options: SegmentO
 def run_scan(
     segmenter: Segmenter, scan: StudyScan, out: Path, options: SegmentOptions, *, overwrite: bool = False
 ) -> dict[str, Path]:
-    """One scan of a study, from files to files."""
+    """One scan of a study, from files to files; its folder must lie below ``out``, links followed."""
+    if not (out / scan.folder).resolve().is_relative_to(out.resolve()):
+        raise NeonatalSegError(f"The results of {scan.name} would lie outside {out}: there is a link in the way.")
     images = load_scan(
         scan.t1, scan.t2, name=scan.name, age_weeks=scan.age_weeks, orientation=options.assume_orientation
     )

@@ -140,7 +140,7 @@ def sidecar(segmentation: Segmentation, scan: Scan, options: SegmentOptions | No
         "Description": "Tissue segmentation of a newborn's brain by NeonatalSeg",
         "Notice": NOTICE,
         "Name": scan.name,
-        "Inputs": dict(scan.sources),
+        "Inputs": {key: Path(source).name for key, source in scan.sources.items()},
         "InputsSHA256": dict(scan.contents),
         "AgeWeeks": scan.age_weeks,
         "SegmentedAgainWithoutHead": segmentation.focused,
