@@ -193,7 +193,7 @@ def test_nothing_is_left_of_what_was_refused(newborns: list[StudyScan], segmente
 
 def test_cancel_leaves_nothing(newborns: list[StudyScan], segmenter: Segmenter, tmp_path: Path) -> None:
     def stop(stage: str, fraction: float) -> None:
-        if stage == "sub-02" and fraction > 0.4:
+        if stage == "sub-02 (2 of 3)" and fraction > 0.4:
             raise Cancelled
 
     with pytest.raises(Cancelled):
@@ -290,7 +290,7 @@ def test_worker_plans_and_prefills(
     assert said["study"] == str(tmp_path / "there") and said["slices"] == 10
     assert said["model_name"] == "tiny" and said["model_hash"] == segmenter.model.hash
     stages = [event["stage"] for event in request.poll() if event.name == "progress"]
-    assert stages[0] == "load model" and {"sub-01", "sub-02"} <= set(stages)
+    assert stages[0] == "load model" and {"sub-01 (1 of 2)", "sub-02 (2 of 2)"} <= set(stages)
     study = read_study(tmp_path / "there")
     for scan in newborns[:2]:
         assert {s.axis for s in study.plan.for_scan(scan.name)} == {"sagittal", "coronal", "axial"}
