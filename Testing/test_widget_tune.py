@@ -155,7 +155,7 @@ class StudyTest(TuneCase):
         self.assertIn("shallow: 55.1 % trained", labels)
         self.tune_ui.strategySelector.setCurrentIndex(1)
         self.assertEqual(self.parameters.tuneStrategy, "shallow")
-        self.assertEqual(self.said("strategyLabel"), "Trains what shallow trains.")
+        self.assertEqual(self.said("strategyLabel"), "Trains what shallow trains: 3.10 of 5.63 million parameters.")
 
     def test_no_study(self) -> None:
         self.widget.enter()
