@@ -300,6 +300,9 @@ def test_a_value_that_float32_cannot_hold(tmp_path: Path) -> None:
     scan = load_scan(t2=write(tmp_path / "a.nii", straight(), straight(), array=array))
     assert np.isfinite(sitk.GetArrayFromImage(scan.reference)).all()
     assert "1 voxels were NaN or infinite" in scan.warnings[0]
+    array[10:13, 10, 10] = 3e38  # which it holds, but not its square
+    scan = load_scan(t2=write(tmp_path / "b.nii", straight(), straight(), array=array.astype("float32")))
+    assert sitk.GetArrayFromImage(scan.reference).max() < 1000 and "3 voxels" in scan.warnings[0]
 
 
 def test_a_header_that_promises_more_than_there_is(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from NeonatalSegLib.scans.read import IMAGE_SUFFIXES, content_hash, read_image
 SPACING_RANGE_MM = (0.1, 12.0)
 MIN_EXTENT_MM = 20.0
 MAX_BROKEN_SHARE = 0.01  # of voxels in the head that are NaN or infinite: fewer are cleaned, more are refused
+MAX_VALUE = 1e12  # beyond any scanner's: damaged numbers, of which no mean can be taken
 # A spike lies beyond the outer 0.1 % of the values by more than this many times what lies between them.
 SPIKE_RANGES = 2.0
 
@@ -173,16 +174,18 @@ def check_image(image: sitk.Image, what: str) -> tuple[sitk.Image, list[str]]:
 
 
 def _without_broken(array: np.ndarray, what: str) -> tuple[np.ndarray, list[str]]:
-    """The array with what is NaN or infinite made as dark as the darkest voxel, and warnings.
+    """The array with what is NaN, infinite or absurd made as dark as the darkest voxel, and warnings.
 
     What hangs together with the edge of the image is taken for what lies outside a masked head.
     """
-    broken = ~np.isfinite(array)
+    broken = ~(np.abs(array) <= MAX_VALUE)
     count = int(np.count_nonzero(broken))
     if count == 0:
         return array, []
     if count == array.size:
-        raise NeonatalSegError(f"{what}: all voxels are NaN or infinite: there is no scan in it. Export it again.")
+        raise NeonatalSegError(
+            f"{what}: all voxels are NaN, infinite or beyond {MAX_VALUE:g}: there is no scan in it. Export it again."
+        )
     outside = _touching_the_edge(broken) if count > MAX_BROKEN_SHARE * array.size else np.zeros_like(broken)
     inside = count - int(np.count_nonzero(outside))
     rest = array.size - count + inside
