@@ -147,9 +147,9 @@ def test_text_from_elsewhere(text: str, in_cell: str, on_screen: str) -> None:
 def test_arrays_that_are_mapped_stay_as_they_were(tmp_path: Path) -> None:
     """A reader of the cache while it is built anew: before, a truncated file under its map ended it by SIGBUS."""
     grown = np.full((2, 40, 40, 40), 1, np.float16)
-    index: dict[str, object] = {"format": 1, "spacing_mm": 1.0, "subjects": {}}
-    cache._add(tmp_path, index, "sub-01", {"age_weeks": 40.0}, grown, np.ones((40, 40, 40), np.uint8), None)
-    mapped = cache.read_cache(tmp_path)[0].image()
-    cache._add(tmp_path, index, "sub-01", {"age_weeks": 41.0}, grown[:, :4] * 2, np.ones((4, 40, 40), np.uint8), None)
+    subject = cache.CachedSubject("sub-01", tmp_path, 40.0)
+    cache._save(tmp_path, "sub-01", grown, np.ones((40, 40, 40), np.uint8), None)
+    mapped = subject.image()
+    cache._save(tmp_path, "sub-01", grown[:, :4] * 2, np.ones((4, 40, 40), np.uint8), None)
     assert (np.asarray(mapped) == 1).all() and mapped.shape == (2, 40, 40, 40)
-    assert (cache.read_cache(tmp_path)[0].image() == 2).all()
+    assert (subject.image() == 2).all()
