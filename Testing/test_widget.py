@@ -26,6 +26,7 @@ from stand_in_editor import Brush
 from test_mrml_annotation import add_slice_view
 from test_mrml_logic import add_volume
 
+from NeonatalSegLib.mrml.annotate.study_volumes import remember_file
 from NeonatalSegLib.mrml.scene import segments
 from NeonatalSegLib.mrml.scene.volumes import image_from_volume
 from NeonatalSegLib.mrml.shared import dependencies, drawing
@@ -479,7 +480,7 @@ class ResultTest(WidgetCase):
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "sub-01_T2w.nii.gz"
             file.write_bytes(b"")
-            self.widget.controller.parameters.t2.SetAttribute("NeonatalSeg.file", str(file))
+            remember_file(self.widget.controller.parameters.t2, file)
             self.ui.exportNiftiButton.click()
         self.assertEqual(starts, ["", folder])
         self.assertTrue(self.scene.IsNodePresent(node))

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from NeonatalSegLib.annotation.plan import Plan
 from NeonatalSegLib.annotation.session import StudyScan
-from NeonatalSegLib.mrml.scene.file_grid import FILE_ATTRIBUTE, lies_on
+from NeonatalSegLib.mrml.scene.file_grid import FILE_ATTRIBUTE, REMEMBERED, lies_on
 from NeonatalSegLib.mrml.scene.volumes import volume_from_image
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.read import read_image
@@ -43,6 +43,7 @@ def scan_volumes(scan: StudyScan, plan: Plan, scene: Any) -> dict[str, Any]:
 def remember_file(node: Any, path: Path) -> None:
     """Note that ``node`` holds what is in the file ``path``; by a hash: scenes are sent on, and paths are private."""
     node.SetAttribute(FILE_ATTRIBUTE, _hash_of(path))
+    REMEMBERED[_hash_of(path)] = path
 
 
 def _hash_of(path: Path) -> str:

@@ -15,18 +15,20 @@ import SimpleITK as sitk
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.mrml.scene.volumes import RAS_TO_LPS, world_affine
 from NeonatalSegLib.scans.grid import Grid
-from NeonatalSegLib.scans.scan import read_image
+from NeonatalSegLib.scans.read import read_grid
 
-FILE_ATTRIBUTE = "NeonatalSeg.file"  # of volumes that were read from a file of a study
+FILE_ATTRIBUTE = "NeonatalSeg.file"  # of volumes that were read from a file of a study: a hash, no path
+REMEMBERED: dict[str, Path] = {}  # by that hash, in this process alone: scenes are sent on, and paths are private
 TOLERANCE_MM = 0.01
 
 
 def file_of(volume: Any) -> Path | None:
     """The file that a volume node holds, None where it has none that is still there."""
     storage = volume.GetStorageNode()
-    for name in (volume.GetAttribute(FILE_ATTRIBUTE), storage.GetFileName() if storage is not None else None):
-        if name and Path(name).is_file():
-            return Path(name)
+    name = storage.GetFileName() if storage is not None else None
+    for path in (REMEMBERED.get(volume.GetAttribute(FILE_ATTRIBUTE) or ""), Path(name) if name else None):
+        if path is not None and path.is_file():
+            return path
     return None
 
 
@@ -40,10 +42,10 @@ def in_order_of_file(label_map: sitk.Image, volume: Any) -> sitk.Image:
     if path is None:
         return label_map
     try:
-        image = read_image(path).image
+        grid = read_grid(path)
     except NeonatalSegError:
         return label_map
-    if image.GetDimension() != 3 or not lies_on(volume, grid := Grid.of(image)):
+    if not lies_on(volume, grid):
         return label_map
     turn = np.rint(np.linalg.inv(grid.matrix())[:3, :3] @ Grid.of(label_map).matrix()[:3, :3]).astype(int)
     if not np.array_equal(np.abs(turn).sum(axis=0), [1, 1, 1]) or not np.array_equal(np.abs(turn).sum(axis=1), [1] * 3):
