@@ -255,11 +255,12 @@ def test_the_command_refuses_in_words(
     assert status == 2 and "Traceback" not in errors
     blocked = tmp_path / "file"
     blocked.write_text("no folder")
-    monkeypatch.setenv("NEONATALSEG_MODELS", str(blocked / "models"))
     annotate(study, newborn.labels, 2)
     status, _, errors = command("finetune", study, "--model", model.folder, "--steps", 0)
     assert status == 2 and "at least one step" in errors
-    status, _, errors = command("finetune", study, "--model", model.folder)
+    monkeypatch.setenv("NEONATALSEG_MODELS", str(blocked / "models"))
+    # What was agreed to lies in that folder as well: agree anew, for this run.
+    status, _, errors = command("finetune", study, "--model", model.folder, "--outside")
     assert status == 2 and "could not be written" in errors and "NEONATALSEG_MODELS" in errors
     status, _, errors = command("finetune", tmp_path / "nowhere")
     assert status == 2 and "nowhere" in errors and "Traceback" not in errors

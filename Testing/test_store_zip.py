@@ -84,10 +84,10 @@ def without(name: str) -> Callable[[Entries], Entries]:
 
 LINK = stat.S_IFLNK | 0o777
 MALICIOUS: dict[str, tuple[Callable[[Entries], Entries], str]] = {
-    "absolute": (extra("/tmp/evil"), "no plain path"),
-    "parent": (extra("base/../../evil"), "no plain path"),
-    "drive": (extra("C:/evil"), "no plain path"),
-    "backslash": (extra("base\\..\\..\\evil"), "no plain path"),
+    "absolute": (extra("/tmp/evil"), "not a plain path"),
+    "parent": (extra("base/../../evil"), "not a plain path"),
+    "drive": (extra("C:/evil"), "not a plain path"),
+    "backslash": (extra("base\\..\\..\\evil"), "not a plain path"),
     "link": (extra("base/models/link", b"/etc/passwd", LINK), "a link"),
     "weights-link": (
         lambda e: [*without("model.pt")(e), entry("base/models/model.pt", b"/etc/passwd", LINK)],

@@ -57,6 +57,10 @@ class OpenVINOEngine:
                 options["INFERENCE_NUM_THREADS"] = threads
         try:
             core = openvino.Core()
+            if device == "gpu" and not any(name.startswith("GPU") for name in core.available_devices):
+                raise NeonatalSegError(
+                    "There is no device 'gpu' here: OpenVINO finds no Intel GPU. Choose --device auto or cpu."
+                )
             network = core.read_model(xml, weights)
             compiled = core.compile_model(network, device.upper(), options)
             self._compiled, self._request = compiled, compiled.create_infer_request()
