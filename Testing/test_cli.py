@@ -27,7 +27,9 @@ def neonatalseg(*arguments: object, program: str = "", **kwargs: object) -> subp
     """Run the command in a process of its own; ``program`` is Python code that runs in it before."""
     code = f"{program}\nimport sys\nfrom NeonatalSegLib.cli.app import main\nsys.argv[0] = 'neonatalseg'\nmain()"
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False, **kwargs)  # type: ignore[call-overload]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=300, check=False, **kwargs
+    )  # type: ignore[call-overload]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,9 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
         "heavy = {'torch', 'monai', 'numpy', 'SimpleITK'} & set(sys.modules)\n"
         "print('STATUS', status, sorted(heavy), time.process_time())"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, encoding="utf-8", check=True
+    )
     status, heavy, seconds = done.stdout.split("STATUS ")[1].strip().split(" ")
     assert (status, heavy) == ("0", "[]")
     assert float(seconds) < 0.5

@@ -79,12 +79,12 @@ def test_the_channels_are_t1_then_t2_with_the_labels_of_the_file(data: Path, tmp
 @pytest.mark.parametrize(
     ("roles", "message"),
     [
-        ({"training_subjects": ["sub-01", "sub-03"]}, "sub-03 is among the training_subjects"),
-        ({"training_subjects": ["sub-01"], "test_subjects": ["sub-01_ses-2"]}, "sub-01 is among the training_subjects"),
-        ({"validation_subjects": ["sub-03"]}, "sub-03 is among the validation_subjects"),
+        ({"training_subjects": ["sub-01", "sub-03"]}, "sub-03 is among the training subjects"),
+        ({"training_subjects": ["sub-01"], "test_subjects": ["sub-01_ses-2"]}, "sub-01 is among the training subjects"),
+        ({"validation_subjects": ["sub-03"]}, "sub-03 is among the validation subjects"),
         ({"training_subjects": ["sub-01", "sub-02"]}, "is a training and a validation subject"),
-        ({"training_subjects": ["sub-09"]}, "sub-09 of the training_subjects"),
-        ({"training_subjects": ["phantom00"]}, "states no training_subjects"),
+        ({"training_subjects": ["sub-09"]}, "sub-09 of the training subjects"),
+        ({"training_subjects": ["phantom00"]}, "states no training subjects"),
     ],
 )
 def test_a_kept_out_newborn_never_trains_the_peer(

@@ -73,8 +73,8 @@ class RealEngineTest(unittest.TestCase):
         end = time.monotonic() + WAIT_S
         while not until():
             self.assertLess(time.monotonic(), end, "nothing happened")
-            if self.logic._run is not None and self.logic._run.request is not None:
-                self.logic._run.request.wait(0.05)
+            if self.logic._run is not None and self.logic._run.task is not None:
+                self.logic._run.task.request.wait(0.05)
             self.logic.poll()
 
     def test_result_on_the_grid_of_the_scan_and_warm_again(self) -> None:

@@ -353,8 +353,8 @@ def test_an_earlier_model_stands_beside_the_new_one(place: Path, finished: Path,
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"subjects": ["2"]}, "sub-2 is no held-out subject: the model first trained on it"),
-        ({"subjects": ["sub-3"]}, "sub-3 is no held-out subject: the model first was chosen on"),
+        ({"subjects": ["2"]}, "sub-2 is not a held-out subject: the model first trained on it"),
+        ({"subjects": ["sub-3"]}, "sub-3 is not a held-out subject: the model first was chosen on"),
         ({"subjects": ["4"]}, "sub-4 .* has no label map"),
         ({"subjects": ["5"]}, "no subject sub-5"),
         ({"design": "half"}, "no design 'half'"),

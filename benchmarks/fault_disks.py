@@ -71,7 +71,8 @@ def commands(folder: Path) -> dict[str, Callable[[int], object]]:
 
     def cached(number: int) -> None:
         arrays = np.full((2, 40, 40, 40), number, np.float16), np.zeros((40, 40, 40), np.uint8)
-        cache._add(folder / "cache", index, "sub-01", {"age_weeks": float(number)}, *arrays, None)
+        saved = cache._save(folder / "cache", "sub-01", *arrays, None)
+        cache._write_index(folder / "cache", {**index, "subjects": {"sub-01": {"age_weeks": float(number), **saved}}})
 
     (folder / "cache").mkdir()
     for first in (annotate, cached):
