@@ -140,7 +140,7 @@ class RealEngineTest(TuneCase):
         self.parameters.tuneStrategy = "shallow"
         self.widget.enter()
         self.tune_ui.fineTuneSection.collapsed = False
-        self.spin(lambda: "parameters" in self.shown(self.tune_ui.strategySelector)[1], WAIT_S)
+        self.spin(lambda: "% trained" in self.shown(self.tune_ui.strategySelector)[1], WAIT_S)
         self.tune_ui.startButton.click()
         self.spin(lambda: not self.tuning.busy or len(self.tune.chart.points(LOSS)) > 2, WAIT_S)
         self.assertEqual(self.tuning.state, State.RUNNING, self.said("tuneMessageLabel"))
