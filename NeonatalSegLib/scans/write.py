@@ -5,10 +5,12 @@ ITK does not always notice that the disk was full, so whatever is written is loo
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gzip
 import os
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import SimpleITK as sitk
@@ -47,7 +49,7 @@ def write_image(image: sitk.Image, path: Path, *, forms: Forms | None = None, le
     """
     if path.name.lower().endswith((".nii", ".nii.gz")):
         header, voxels = nifti_bytes(image, forms, note)
-        with gzip.open(path, "wb", compresslevel=level) if path.suffix.lower() == ".gz" else path.open("wb") as stream:
+        with path.open("wb") as file, _packed(file, path, level) as stream:
             stream.write(header)
             stream.write(voxels)
         if not is_whole(path):
@@ -116,3 +118,10 @@ def forms_of_grid(grid: Grid) -> Forms:
     offset = tuple(float(v) for v in matrix[:3, 3])
     pixdim = (handed, *(float(e) for e in edges))
     return Forms(pixdim, int(straight), 1, tuple(float(v) for v in quatern), offset, rows)
+
+
+def _packed(file: BinaryIO, path: Path, level: int) -> Any:
+    """``file``, compressed where ``path`` says so; without name and time, so that equal images give equal bytes."""
+    if path.suffix.lower() != ".gz":
+        return contextlib.nullcontext(file)
+    return gzip.GzipFile("", "wb", level, file, mtime=0)
