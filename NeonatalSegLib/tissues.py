@@ -73,7 +73,9 @@ def by_index(index: int) -> Tissue:
     return TISSUES[index]
 
 
+# Coding scheme, code, meaning: of what all tissues are, and of the two sums over them.
 CATEGORY = ("SCT", "123037004", "Anatomical Structure")
+SUMS = {"brain": ("SCT", "12738006", "Brain"), "intracranial": ("SCT", "1101003", "Intracranial")}
 
 
 def colour_table() -> str:

@@ -4,73 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from dicom_series import COLUMNS, ROWS, SAGITTAL, SLICES, enhanced, image, plane, save, series
+from pydicom.dataset import FileDataset
 
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.read import read_image
-
-SLICES, ROWS, COLUMNS = 12, 10, 14
-SAGITTAL = ([0.0, 1.0, 0.0], [0.0, 0.0, -1.0])
-
-
-def plane(number: int) -> np.ndarray:
-    return (np.arange(ROWS * COLUMNS).reshape(ROWS, COLUMNS) + 1000 * number).astype(np.uint16)
-
-
-def image(number: int, **tags: Any) -> FileDataset:
-    """Slice ``number`` of a sagittal MR series, 1.5 mm apart; ``tags`` replace its own."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = "1.2.840.10008.5.1.4.1.1.4", ExplicitVRLittleEndian
-    data = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-    row, column = np.array(SAGITTAL)
-    own: dict[str, Any] = {
-        "SOPClassUID": meta.MediaStorageSOPClassUID,
-        "SOPInstanceUID": f"1.2.3.{number + 1}",
-        "SeriesInstanceUID": "1.2.3",
-        "StudyInstanceUID": "1.2",
-        "FrameOfReferenceUID": "1.9",
-        "SeriesDescription": "T2 sag",
-        "PatientID": "baby",
-        "Modality": "MR",
-        "ImageType": ["ORIGINAL", "PRIMARY", "M"],
-        "EchoTime": 120.0,
-        "ImagePositionPatient": [float(v) for v in np.array([5.0, -7.0, 9.0]) + 1.5 * number * np.cross(row, column)],
-        "ImageOrientationPatient": [*SAGITTAL[0], *SAGITTAL[1]],
-        "PixelSpacing": [0.8, 0.7],
-        "InstanceNumber": 99 - number,  # the wrong way round: the position decides
-        "Rows": ROWS,
-        "Columns": COLUMNS,
-        "SamplesPerPixel": 1,
-        "PhotometricInterpretation": "MONOCHROME2",
-        "BitsAllocated": 16,
-        "BitsStored": 16,
-        "HighBit": 15,
-        "PixelRepresentation": 0,
-        "PixelData": plane(number).tobytes(),
-    }
-    for name, value in {**own, **tags}.items():
-        if value is not None:
-            setattr(data, name, value)
-    meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
-    return data
-
-
-def save(folder: Path, *images: FileDataset) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for data in images:
-        data.save_as(folder / f"im{len(list(folder.iterdir())):03d}.dcm", enforce_file_format=True)
-    return folder
-
-
-def series(**tags: Any) -> list[FileDataset]:
-    return [image(number, **tags) for number in range(SLICES)]
 
 
 def check_whole(found: sitk.Image) -> None:
@@ -155,26 +98,7 @@ def test_another_modality_is_told(tmp_path: Path) -> None:
 
 
 def test_an_enhanced_file_holds_all_its_frames(tmp_path: Path) -> None:
-    def item(**tags: Any) -> Dataset:
-        data = Dataset()
-        for name, value in tags.items():
-            setattr(data, name, value)
-        return data
-
-    one = image(0, ImagePositionPatient=None, ImageOrientationPatient=None, PixelSpacing=None, NumberOfFrames=SLICES)
-    order = [*range(5, SLICES), *range(5)]
-    one.SharedFunctionalGroupsSequence = [
-        item(
-            PlaneOrientationSequence=[item(ImageOrientationPatient=[*SAGITTAL[0], *SAGITTAL[1]])],
-            PixelMeasuresSequence=[item(PixelSpacing=[0.8, 0.7])],
-        )
-    ]
-    one.PerFrameFunctionalGroupsSequence = [
-        item(PlanePositionSequence=[item(ImagePositionPatient=image(n).ImagePositionPatient)]) for n in order
-    ]
-    one.PixelData = b"".join(plane(n).tobytes() for n in order)
-    one.SOPClassUID = one.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.4.1"
-    save(tmp_path, one)
+    save(tmp_path, enhanced(series(), [*range(5, SLICES), *range(5)]))
     check_whole(read_image(tmp_path / "im000.dcm").image)
 
 

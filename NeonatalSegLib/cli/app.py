@@ -71,7 +71,10 @@ def run(arguments: list[str] | None = None) -> int:
         _trace()
         return USER_ERROR
     except ModuleNotFoundError as error:
-        extras = {"lightning": "train", "tensorboard": "train", "torch": "torch", "monai": "torch", "nncf": "export"}
+        extras = {
+            "lightning": "train", "tensorboard": "train", "torch": "torch", "monai": "torch", "nncf": "export",
+            "highdicom": "dicom",
+        }  # fmt: skip
         extra = extras.get((error.name or "").split(".")[0])
         hint = f"neonatalseg[{extra}]" if extra else "neonatalseg"
         typer.echo(f"Error: {error.name} is not installed: pip install '{hint}'", err=True)

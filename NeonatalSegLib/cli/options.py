@@ -24,6 +24,13 @@ N4 = Annotated[bool, typer.Option("--n4", help="Correct the bias field first (N4
 Flips = Annotated[bool, typer.Option("--flips", help="Average with the mirror image (twice the network's time).")]
 Probabilities = Annotated[bool, typer.Option("--probabilities", help="Also write the class probabilities.")]
 Uncertainty = Annotated[bool, typer.Option("--uncertainty", help="Also write the entropy, 0-1.")]
+DicomSeg = Annotated[
+    bool,
+    typer.Option(
+        "--dicom-seg",
+        help="Also write DICOM: a segmentation (SEG) and the volumes as structured report; for DICOM series.",
+    ),
+]
 Orientation = Annotated[
     Optional[str],
     typer.Option(

@@ -12,6 +12,7 @@ from NeonatalSegLib.cli.options import (
     T1,
     T2,
     Device,
+    DicomSeg,
     Engine,
     Flips,
     Model,
@@ -43,6 +44,7 @@ def segment(
     flips: Flips = False,
     probabilities: Probabilities = False,
     uncertainty: Uncertainty = False,
+    dicom_seg: DicomSeg = False,
     strict: Strict = False,
     assume_orientation: Orientation = None,
     overwrite: Overwrite = False,
@@ -54,6 +56,10 @@ def segment(
     orientation = check_orientation(assume_orientation) if assume_orientation is not None else None
     # Bad input is told before the network's libraries load.
     scan = load_scan(t1, t2, name=name, age_weeks=age, orientation=orientation)
+    if dicom_seg:
+        from NeonatalSegLib.segmentation.dicom_out import source_of
+
+        source_of(scan)
     from NeonatalSegLib.segmentation.outputs import check_writable, segment_to_folder
     from NeonatalSegLib.segmentation.segmenter import Segmenter, SegmentOptions
     from NeonatalSegLib.segmentation.verdict import FAIL
@@ -65,6 +71,7 @@ def segment(
         flips=flips,
         probabilities=probabilities,
         uncertainty=uncertainty,
+        dicom_seg=dicom_seg,
         strict=strict,
         assume_orientation=orientation,
     )
@@ -94,6 +101,7 @@ def batch(
     flips: Flips = False,
     probabilities: Probabilities = False,
     uncertainty: Uncertainty = False,
+    dicom_seg: DicomSeg = False,
     strict: Strict = False,
     assume_orientation: Orientation = None,
     overwrite: Overwrite = False,
@@ -106,6 +114,10 @@ def batch(
     if (bids is None) == (scans is None):
         raise NeonatalSegError("Give either --bids with a folder or --list with a table of scans.")
     orientation = check_orientation(assume_orientation) if assume_orientation is not None else None
+    if dicom_seg:
+        from NeonatalSegLib.segmentation.dicom_out import check_installed
+
+        check_installed()  # once, not scan by scan
     study = study_of_bids(bids, run=run) if bids else FoundStudy(scans_of_list(scans) if scans else [])
     for note in study.notes:
         warn(note)
@@ -121,6 +133,7 @@ def batch(
         flips=flips,
         probabilities=probabilities,
         uncertainty=uncertainty,
+        dicom_seg=dicom_seg,
         strict=strict,
         assume_orientation=orientation,
     )

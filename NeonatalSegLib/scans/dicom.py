@@ -18,6 +18,7 @@ import SimpleITK as sitk
 
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files.names import check_path
+from NeonatalSegLib.scans.grid import Grid
 
 MAX_FILES = 20_000
 MIN_SLICES = 2
@@ -57,6 +58,31 @@ class Slice:
     modality: str
 
 
+@dataclass(frozen=True)
+class Series:
+    """The images of one volume, headers alone.
+
+    Attributes:
+        slices: in the order in which they lie: slice ``k`` of the volume is ``slices[k]``.
+        step_mm: (3,) from one slice to the next, LPS.
+        warnings: in words.
+    """
+
+    slices: tuple[Slice, ...]
+    step_mm: np.ndarray
+    warnings: tuple[str, ...] = ()
+
+    def grid(self) -> Grid:
+        """Where the volume lies."""
+        first = self.slices[0]
+        row, column = np.array(first.direction[:3]), np.array(first.direction[3:])
+        length = float(np.linalg.norm(self.step_mm))
+        # Columns of the matrix: along a row, along a column, from slice to slice.
+        direction = np.stack([row, column, self.step_mm / length], axis=1)
+        spacing = (first.pixel[1], first.pixel[0], length)
+        return Grid((*first.size, len(self.slices)), spacing, first.position, tuple(direction.ravel().tolist()))
+
+
 def read_series(path: Path) -> tuple[sitk.Image, tuple[str, ...]]:
     """The one DICOM series at ``path``, a folder (its subfolders included) or a file of many frames.
 
@@ -66,6 +92,12 @@ def read_series(path: Path) -> tuple[sitk.Image, tuple[str, ...]]:
     Raises:
         NeonatalSegError: no series or several, slices that are missing or do not belong together, or unreadable ones.
     """
+    series = find_series(path)
+    return series.grid().image(np.stack(_planes(series.slices))), series.warnings
+
+
+def find_series(path: Path) -> Series:
+    """The images of the one DICOM series at ``path``, as :func:`read_series` stacks them; raises what it raises."""
     slices = _find_slices(path)
     if not slices:
         raise NeonatalSegError(f"{path} holds no DICOM series of images: expected one T1 or T2. Check the folder.")
@@ -79,16 +111,7 @@ def read_series(path: Path) -> tuple[sitk.Image, tuple[str, ...]]:
     told += found
     if (modality := slices[0].modality) not in ("MR", ""):
         told.append(f"{path.name}: the modality is {modality}, not MR: this is no T1 or T2.")
-    volume = sitk.GetImageFromArray(np.stack(_planes(order)))
-    first = order[0]
-    row, column = np.array(first.direction[:3]), np.array(first.direction[3:])
-    length = float(np.linalg.norm(step))
-    # Columns of the matrix: along a row, along a column, from slice to slice.
-    direction = np.stack([row, column, step / length], axis=1)
-    volume.SetSpacing((first.pixel[1], first.pixel[0], length))
-    volume.SetOrigin(first.position)
-    volume.SetDirection([float(v) for v in direction.ravel()])
-    return volume, tuple(told)
+    return Series(tuple(order), step, tuple(told))
 
 
 def _find_slices(path: Path) -> list[Slice]:

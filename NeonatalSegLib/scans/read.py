@@ -89,6 +89,11 @@ def read_image(path: str | Path, orientation: str | None = None) -> ImageFile:
     return ImageFile(_image(sitk.GetArrayFromImage(image), grid), (text,))
 
 
+def is_dicom(path: str | Path) -> bool:
+    """True for a DICOM file and for a folder, which is read as one DICOM series; raises as :func:`read_image`."""
+    return _kind(path)[1] == "dicom"
+
+
 def read_grid(path: str | Path) -> Grid:
     """The grid of an image, from its header alone where the format allows; a file of one volume in 4D counts as 3D.
 
@@ -99,7 +104,7 @@ def read_grid(path: str | Path) -> Grid:
     if kind == "nifti":
         return place(nifti.read_header(path), path.name).grid
     if kind == "dicom":
-        return Grid.of(dicom.read_series(path)[0])
+        return dicom.find_series(path).grid()
     reader = _itk_reader(path, kind)
     n = reader.GetDimension()
     direction = np.asarray(reader.GetDirection()).reshape(n, n)[:3, :3]

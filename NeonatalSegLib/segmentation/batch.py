@@ -281,7 +281,8 @@ def is_done(segmenter: Segmenter, scan: StudyScan, out: Path, options: SegmentOp
     return (
         is_as_written(out / scan.folder, facts)
         and facts.get("Model", {}).get("SHA256") == segmenter.model.hash
-        and facts.get("Options") == vars(options)
+        # An option that an older version did not know has its default there.
+        and {**vars(SegmentOptions()), **(facts.get("Options") or {})} == vars(options)
         and facts.get("Method") == METHOD
         and facts.get("AgeWeeks") == scan.age_weeks
         and facts.get("InputsSHA256") == inputs

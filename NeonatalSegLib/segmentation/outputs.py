@@ -2,7 +2,7 @@
 
 For a scan named ``sub-01``: ``sub-01_dseg.nii.gz`` (uint8, 0-9), ``sub-01_volumes.tsv`` (mL), ``sub-01_dseg.json``
 (model, versions, device, times, inputs, warnings), ``sub-01_dseg.png``, ``sub-01_report.html``; on request
-``sub-01_probseg.nii.gz`` and ``sub-01_uncertainty.nii.gz``.
+``sub-01_probseg.nii.gz``, ``sub-01_uncertainty.nii.gz``, and ``sub-01_dseg.dcm`` with ``sub-01_volumes.dcm``.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from NeonatalSegLib.files.together import finish_left, make_staging, move_togeth
 from NeonatalSegLib.progress import Progress
 from NeonatalSegLib.scans.scan import Scan
 from NeonatalSegLib.scans.write import write_image
+from NeonatalSegLib.segmentation import dicom_out
 from NeonatalSegLib.segmentation.ownership import check_replaceable, seal
 from NeonatalSegLib.segmentation.report import write_report
 from NeonatalSegLib.segmentation.segmenter import METHOD, Segmentation, Segmenter, SegmentOptions
@@ -50,10 +51,13 @@ def segment_to_folder(
         What was written, by kind (see :func:`write_outputs`).
 
     Raises:
-        NeonatalSegError: no head in the scan, the folder cannot be written, or holds files of these names that are
-            not ours (``ownership.check_replaceable``); nothing is left behind.
+        NeonatalSegError: no head in the scan, DICOM is wanted and cannot be made (``dicom_out.check_possible``), the
+            folder cannot be written, or holds files of these names that are not ours
+            (``ownership.check_replaceable``); nothing is left behind.
     """
     name = check_name(name or scan.name, "scan")
+    if options.dicom_seg:
+        dicom_out.check_possible(scan)
     check_writable(folder)
     finish_left(Path(folder))  # what a killed run left half moved is ours
     check_replaceable(Path(folder), f"{name}_dseg.json", _names(name, options, picture), overwrite=overwrite)
@@ -77,7 +81,8 @@ def write_outputs(
     disk or an interruption leaves what was there before, and a kill between two moves is finished by the next run.
 
     Returns:
-        Paths by kind: "dseg", "volumes", "sidecar", "report", and "picture", "probabilities", "uncertainty" where made.
+        Paths by kind: "dseg", "volumes", "sidecar", "report", and where made "picture", "probabilities", "uncertainty",
+        "dicom_seg", "dicom_sr".
     """
     folder, name = Path(folder), check_name(name or scan.name, "scan")
     check_writable(folder)
@@ -95,6 +100,9 @@ def write_outputs(
 
             files["picture"] = staging / f"{name}_dseg.png"
             draw_overlay(scan.reference, segmentation.label_map, files["picture"], title=name)
+        if options is not None and options.dicom_seg:
+            files["dicom_seg"], files["dicom_sr"] = staging / f"{name}_dseg.dcm", staging / f"{name}_volumes.dcm"
+            dicom_out.write_dicom(dicom_out.source_of(scan), segmentation, files["dicom_seg"], files["dicom_sr"])
         segmentation.times_s["write"] = time.perf_counter() - started
         facts = sidecar(segmentation, scan, options)
         files["report"] = staging / f"{name}_report.html"
@@ -118,6 +126,7 @@ def _names(name: str, options: SegmentOptions, picture: bool) -> list[str]:
     kinds = ["dseg.nii.gz", "volumes.tsv", "dseg.json", "report.html", *(["dseg.png"] if picture else [])]
     kinds += ["probseg.nii.gz"] if options.probabilities else []
     kinds += ["uncertainty.nii.gz"] if options.uncertainty else []
+    kinds += ["dseg.dcm", "volumes.dcm"] if options.dicom_seg else []
     return [f"{name}_{kind}" for kind in kinds]
 
 

@@ -56,6 +56,7 @@ class SegmentOptions:
         probabilities, uncertainty: also give these maps.
         strict: refuse what would otherwise be a warning about the scan: its header, its values, T1 and T2.
         assume_orientation: three letters such as "RAS", for files that do not say how they are oriented.
+        dicom_seg: also write DICOM SEG and a structured report (``dicom_out.py``); for scans from DICOM series.
     """
 
     trust_headers: bool = False
@@ -65,6 +66,7 @@ class SegmentOptions:
     uncertainty: bool = False
     strict: bool = False
     assume_orientation: str | None = None
+    dicom_seg: bool = False
 
 
 @dataclass
