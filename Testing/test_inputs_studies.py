@@ -79,9 +79,10 @@ def test_a_doubt_reaches_every_reader(tiny: Segmenter, t2: Path, tmp_path: Path)
     assert any("disagree by up to 20 mm" in text for text in facts["Warnings"])
     assert str(tmp_path) not in json.dumps(facts)  # what is sent on names no folder
     assert "disagree by up to 20 mm" in (out / "one" / "one_report.html").read_text()
-    head, row = (line.split("\t") for line in result.table.read_text().splitlines())
+    head, row = (line.split("\t") for line in (out / "qc.tsv").read_text().splitlines())
     cells = dict(zip(head, row, strict=True))
     assert int(cells["warnings"]) == len(facts["Warnings"]) and "20 mm" in cells["warning_texts"]
+    assert "disagree by up to 20 mm" in (out / "report.html").read_text()
     strict = run_study(tiny, scans_of_list(listed(tmp_path, two=t2)), out, SegmentOptions(strict=True))
     assert "--strict" in strict.failed["two"] and strict.exit_status == 4
 

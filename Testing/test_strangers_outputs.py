@@ -118,9 +118,9 @@ def test_the_report_names_no_folder(tmp_path: Path) -> None:
 
 
 def test_names_do_not_hinder_the_picture_nor_leave_the_folder(scan: Scan, tmp_path: Path) -> None:
-    from NeonatalSegLib.segmentation.overlay import draw_overlay
+    from NeonatalSegLib.segmentation.overlay import draw_overlay, upright
 
-    draw_overlay(scan.reference, result(1).label_map, tmp_path / "a.png", title="cost $5_ of \\frac{")
+    draw_overlay(upright(scan.reference, result(1).label_map), tmp_path / "a.png", title="cost $5_ of \\frac{")
     assert (tmp_path / "a.png").stat().st_size > 1000
     for name in ("../out", "a\nb", "=1+1", "a\tb", "\x1b[2J", ".."):
         with pytest.raises(NeonatalSegError, match="cannot be the name"):

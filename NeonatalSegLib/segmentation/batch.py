@@ -25,7 +25,7 @@ from NeonatalSegLib.scans.read import content_hash
 from NeonatalSegLib.scans.scan import load_scan
 from NeonatalSegLib.segmentation.outputs import is_as_written, segment_to_folder
 from NeonatalSegLib.segmentation.segmenter import METHOD, Segmenter, SegmentOptions
-from NeonatalSegLib.segmentation.study_table import check_study_folder, write_study_files
+from NeonatalSegLib.segmentation.study_table import PAGE, check_study_folder, write_study_files
 from NeonatalSegLib.segmentation.verdict import PASS
 
 UNKNOWN = "n/a"
@@ -79,7 +79,7 @@ class StudyResult:
         lines += [f"  left out: {name}: {reason}" for name, reason in self.left_out.items()]
         lines += [f"  plausibility {verdict}: {name}" for name, verdict in sorted(self.doubtful.items())]
         if self.table:
-            lines.append(f"Volumes of the study: {self.table}")
+            lines.append(f"Volumes of the study: {self.table}; its page: {self.table.with_name(PAGE)}")
         return "\n".join(lines)
 
 
@@ -169,8 +169,8 @@ def run_study(
     With ``at_once`` above 1 as many scans are segmented side by side, each in a process with its share of the cores.
 
     A scan counts as done where its side-car names the same inputs by content, model, method and options, and its files
-    are there as they were written. Writes ``volumes.tsv`` (one row per result in ``out``, whoever made it) with its
-    side-car and ``dataset_description.json`` into ``out``.
+    are there as they were written. Writes the tables and the page of every result in ``out``, whoever made it
+    (``study_table.write_study_files``).
 
     Args:
         overwrite: replace also files that this program did not write (see ``ownership.check_replaceable``).
@@ -201,7 +201,7 @@ def run_study(
     for scan in scans:
         if (verdict := _verdict(_sidecar(scan, out))) not in (PASS, UNKNOWN):
             result.doubtful[scan.name] = verdict
-    result.table = write_study_files(out, overwrite=overwrite)
+    result.table = write_study_files(out, overwrite=overwrite, without={**result.failed, **result.left_out})
     return result
 
 

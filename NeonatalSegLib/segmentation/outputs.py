@@ -26,8 +26,9 @@ from NeonatalSegLib.progress import Progress
 from NeonatalSegLib.scans.scan import Scan
 from NeonatalSegLib.scans.write import write_image
 from NeonatalSegLib.segmentation import dicom_out
+from NeonatalSegLib.segmentation.overlay import draw_overlay, upright
 from NeonatalSegLib.segmentation.ownership import check_replaceable, seal
-from NeonatalSegLib.segmentation.report import write_report
+from NeonatalSegLib.segmentation.pages.scan_page import write_scan_page
 from NeonatalSegLib.segmentation.segmenter import METHOD, Segmentation, Segmenter, SegmentOptions
 from NeonatalSegLib.tissues import TISSUES
 
@@ -95,18 +96,17 @@ def write_outputs(
         files = _write_images(segmentation, scan, staging, name)
         files["volumes"] = staging / f"{name}_volumes.tsv"
         files["volumes"].write_text(volumes_table(segmentation.volumes_ml), encoding="utf-8")
-        if picture:
-            from NeonatalSegLib.segmentation.overlay import draw_overlay
-
+        seen = upright(scan.reference, segmentation.label_map) if picture else None
+        if seen:
             files["picture"] = staging / f"{name}_dseg.png"
-            draw_overlay(scan.reference, segmentation.label_map, files["picture"], title=name)
+            draw_overlay(seen, files["picture"], title=name)
         if options is not None and options.dicom_seg:
             files["dicom_seg"], files["dicom_sr"] = staging / f"{name}_dseg.dcm", staging / f"{name}_volumes.dcm"
             dicom_out.write_dicom(dicom_out.source_of(scan), segmentation, files["dicom_seg"], files["dicom_sr"])
         segmentation.times_s["write"] = time.perf_counter() - started
         facts = sidecar(segmentation, scan, options)
         files["report"] = staging / f"{name}_report.html"
-        write_report(files["report"], name, facts, segmentation.volumes_ml, files.get("picture"))
+        write_scan_page(files["report"], name, facts, segmentation.volumes_ml, seen, files.get("picture"))
         facts["Files"] = {path.name: sha256(path) for path in files.values()}
         facts["Seal"] = seal(facts)
         files["sidecar"] = staging / f"{name}_dseg.json"  # the last to move: what it names is there

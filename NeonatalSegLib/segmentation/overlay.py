@@ -1,34 +1,85 @@
-"""A picture of a segmentation: three planes of the scan, plain and with the tissues' outlines filled in."""
+"""A picture of a segmentation: three planes of the scan, plain and with the tissues filled in.
+
+Everything that is looked at is laid along the patient's axes first (:func:`upright`).
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from NeonatalSegLib.scans.grid import Grid
-from NeonatalSegLib.tissues import PHYSIOLOGICAL, TISSUES
+from NeonatalSegLib.tissues import DEEP_GM, PHYSIOLOGICAL, TISSUES
 
-SPACING_MM = 0.6
+SPACING_MM = 0.7
+MOST_VOXELS = 8e6  # of what is looked at: where labels are scattered over a large image it becomes coarser
 FILL = 0.45
 
 
-def draw_overlay(scan: sitk.Image, label_map: sitk.Image, file: str | Path, title: str = "") -> None:
-    """Write a PNG: axial, coronal and sagittal planes through the brain's middle, radiological view (left is right).
+@dataclass(frozen=True)
+class Upright:
+    """Scan and label map along the patient's axes, isotropic, cropped to what is labelled.
+
+    Attributes:
+        grey: float (z, y, x), 0-1; x runs to the patient's left, y to the back, z up.
+        labels: uint8 (z, y, x), 0-9.
+        grid: of both, LPS.
+    """
+
+    grey: np.ndarray
+    labels: np.ndarray
+    grid: Grid
+
+    @property
+    def centre(self) -> tuple[int, int, int]:
+        """The voxel (z, y, x) in the middle of the deep grey matter, sagittally a little beside the midline fissure."""
+        deep = np.argwhere(self.labels == DEEP_GM)
+        points = deep if len(deep) else np.argwhere(self.labels > 0)
+        if not len(points):
+            z, y, x = (size // 2 for size in self.labels.shape)
+            return z, y, x
+        z, y, x = (int(v) for v in points.mean(0))
+        return z, y, min(x + round(4 / self.grid.spacing_mm[0]), self.labels.shape[2] - 1)
+
+
+def upright(scan: sitk.Image, label_map: sitk.Image) -> Upright:
+    """What pictures are made of.
 
     Args:
         scan: the reference image.
         label_map: 0-9 on the same grid.
     """
+    labels = sitk.GetArrayViewFromImage(label_map)
+    occupied = np.argwhere(labels > 0)
+    if not len(occupied):
+        occupied = np.argwhere(np.ones(labels.shape, bool))
+    lower, upper = occupied.min(0)[::-1], occupied.max(0)[::-1]
+    box = Grid.of(scan).crop(tuple(int(v) for v in lower), tuple(int(v) for v in upper - lower + 1))  # type: ignore[arg-type]
+    corners = box.corners_mm()
+    first, last = corners.min(0) - 2, corners.max(0) + 2
+    spacing = max(SPACING_MM, float(np.prod(last - first) / MOST_VOXELS) ** (1 / 3))
+    grid = Grid.covering(first, last, spacing)
+    like = grid.image(np.zeros(grid.shape, np.uint8))
+    grey = sitk.GetArrayFromImage(sitk.Resample(scan, like, sitk.Transform(), sitk.sitkLinear, 0.0))
+    resampled = sitk.GetArrayFromImage(sitk.Resample(label_map, like, sitk.Transform(), sitk.sitkNearestNeighbor, 0))
+    inside = grey[resampled > 0]
+    low, high = np.percentile(inside if inside.size else grey, (0.5, 99.5))
+    grey = np.clip((grey - min(low, float(grey.min()))) / max(high - low, 1e-6), 0, 1)
+    return Upright(grey, resampled, grid)
+
+
+def draw_overlay(seen: Upright, file: str | Path, title: str = "") -> None:
+    """Write a PNG: axial, coronal and sagittal planes through the brain's middle, radiological view (left is right)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    grey, labels = _upright(scan, label_map)
+    grey, labels, centre = seen.grey, seen.labels, seen.centre
     figure = Figure(figsize=(9.6, 7.0), facecolor="black")
     FigureCanvasAgg(figure)
-    centre = _centre(labels)
     planes = [
         ("Axial", grey[centre[0]], labels[centre[0]], ("R", "L")),
         ("Coronal", grey[::-1, centre[1]], labels[::-1, centre[1]], ("R", "L")),
@@ -54,34 +105,6 @@ def draw_overlay(scan: sitk.Image, label_map: sitk.Image, file: str | Path, titl
     figure.text(0.01, 0.975, title, color="white", fontsize=9, parse_math=False)  # a name may hold a $
     figure.text(0.99, 0.01, "Research use only, not for diagnosis", color="0.6", fontsize=7, ha="right")
     figure.savefig(str(file), dpi=110, facecolor="black")
-
-
-def _upright(scan: sitk.Image, label_map: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
-    """Both images along the patient's axes, isotropic, cropped to the head; grey values scaled to 0-1."""
-    labels = sitk.GetArrayViewFromImage(label_map)
-    occupied = np.argwhere(labels > 0)
-    if not len(occupied):
-        occupied = np.argwhere(np.ones(labels.shape, bool))
-    lower, upper = occupied.min(0)[::-1], occupied.max(0)[::-1]
-    box = Grid.of(scan).crop(tuple(int(v) for v in lower), tuple(int(v) for v in upper - lower + 1))  # type: ignore[arg-type]
-    corners = box.corners_mm()
-    grid = Grid.covering(corners.min(0) - 2, corners.max(0) + 2, SPACING_MM)
-    like = grid.image(np.zeros(grid.shape, np.uint8))
-    grey = sitk.GetArrayFromImage(sitk.Resample(scan, like, sitk.Transform(), sitk.sitkLinear, 0.0))
-    upright = sitk.GetArrayFromImage(sitk.Resample(label_map, like, sitk.Transform(), sitk.sitkNearestNeighbor, 0))
-    inside = grey[upright > 0]
-    low, high = np.percentile(inside if inside.size else grey, (0.5, 99.5))
-    return np.clip((grey - min(low, float(grey.min()))) / max(high - low, 1e-6), 0, 1), upright
-
-
-def _centre(labels: np.ndarray) -> tuple[int, int, int]:
-    """Through the middle of the deep grey matter; the sagittal plane a little beside the midline fissure."""
-    deep = np.argwhere(np.isin(labels, [t.index for t in TISSUES if t.key == "deep_gm"]))
-    points = deep if len(deep) else np.argwhere(labels > 0)
-    if not len(points):
-        return labels.shape[0] // 2, labels.shape[1] // 2, labels.shape[2] // 2
-    z, y, x = (int(v) for v in points.mean(0))
-    return z, y, min(x + round(4 / SPACING_MM), labels.shape[2] - 1)
 
 
 def _coloured(plane: np.ndarray, labels: np.ndarray) -> np.ndarray:
