@@ -47,8 +47,15 @@ class Browser:
 
     def open(self, page: Path, ready: str = "document.readyState === 'complete'") -> None:
         """Open a file and wait until the JavaScript ``ready`` is true."""
+        self.selenium.execute_cdp_cmd("Performance.disable", {})
+        self.selenium.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
         self.selenium.get(page.resolve().as_uri())
         self.wait(ready)
+
+    def processor_seconds(self) -> float:
+        """What the thread of the page that is open has computed since it was opened."""
+        given = self.selenium.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+        return next(metric["value"] for metric in given if metric["name"] == "TaskDuration")
 
     def run(self, script: str, *arguments: object) -> Any:
         """The value that a script returns."""
@@ -59,6 +66,10 @@ class Browser:
         from selenium.webdriver.support.ui import WebDriverWait
 
         WebDriverWait(self.selenium, 60, 0.02).until(lambda _: self.run(f"return Boolean({condition})"))
+
+    def draw(self) -> None:
+        """Until what was asked for has been drawn."""
+        self.selenium.execute_async_script("const done = arguments[0]; requestAnimationFrame(() => setTimeout(done))")
 
     def press(self, *keys: str) -> None:
         """Keys of the keyboard, to whatever has the focus; a name such as "TAB" is that key."""

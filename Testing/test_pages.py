@@ -1,10 +1,11 @@
-"""The HTML pages of a scan and of a study, as a browser shows them: what a radiologist looks at must be where it says."""
+"""The HTML pages of a scan and of a study, in a browser: what a radiologist looks at must be where it says."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from browser import Browser, open_browser
+from PIL import Image
 
 from NeonatalSegLib.datasets.phantom import Phantom
 from NeonatalSegLib.errors import NeonatalSegError
@@ -177,21 +179,29 @@ def test_wheel_click_keys_and_ticks(shown: Browser) -> None:
     axial, slices = (int(n) for n in re.findall(r"\d+", shown.run(f"return {slice_of}"))[:2])
     assert slices - axial < 3  # a click near the top of the coronal plane
 
-    picture = "document.querySelector('canvas').toDataURL()"
     shown.run("document.getElementById('reset').click(); document.getElementById('cross').click()")
-    seen = []
-    for step in ("T", "T", "O"):
-        seen.append(shown.run(f"return {picture}"))
-        shown.press(step)
-        shown.wait(f"{picture} !== {json.dumps(seen[-1])}")
-    assert seen[0] == seen[2] != seen[1]  # off, and on again
+    seen = [picture(shown)]
+    for key in ("T", "T", "O"):
+        shown.press(key)
+        seen.append(picture(shown))
+    assert same(seen[0], seen[2])  # with tissues, and again
+    assert not same(seen[0], seen[1]) and not same(seen[0], seen[3]) and not same(seen[1], seen[3])  # plain, outlines
     shown.press("O")
     for box in shown.selenium.find_elements("css selector", ".tick"):
         box.click()
-    shown.press("T")
-    hidden = shown.run(f"return {picture}")
-    shown.press("T")
-    assert shown.run(f"return {picture}") == hidden  # no tissue is left to show
+    assert same(picture(shown), seen[1])  # no tissue is left to show
+
+
+def picture(browser: Browser) -> np.ndarray:
+    """The axial plane as it is drawn."""
+    browser.draw()
+    data = browser.run("return document.querySelector('canvas').toDataURL()").split(",")[1]
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"), np.int16)
+
+
+def same(one: np.ndarray, other: np.ndarray) -> bool:
+    """But for the last bits, in which one way of the browser to draw differs from another."""
+    return bool(np.abs(one - other).max() < 16)
 
 
 def test_the_verdict_is_on_top_and_names_do_not_run(shown: Browser) -> None:
@@ -200,7 +210,7 @@ def test_the_verdict_is_on_top_and_names_do_not_run(shown: Browser) -> None:
     assert text.index("Upside down.") < text.index("Radiological convention") < text.index("How this was made")
     assert "fail: do not use this result" in text and "White matter <script>" in text and "Memory ran out." in text
     assert "eve" not in text and shown.run("return document.querySelectorAll('script[src], img[src=x]').length") == 0
-    row = next(line for line in text.splitlines() if line.startswith("White matter") and "to" in line)
+    row = next(r.text for r in shown.selenium.find_elements("css selector", "tbody tr") if "White matter" in r.text)
     z = np.log(1.4) / np.log(GROWTH["wm"].usual_ml(40.0)[1] / GROWTH["wm"].expected_ml(40.0)) * 2  # type: ignore[index]
     assert f"{z:+.1f}" in row
 
@@ -263,14 +273,14 @@ def click_head(browser: Browser, number: int) -> None:
 
 
 def test_a_thousand_scans_open_in_two_seconds(browser: Browser, tmp_path: Path) -> None:
+    """Seconds of processor time of the page's thread: those of the clock hang on what else the machine does."""
     (tmp_path / "report.html").write_text(study_page(made_up(1000)), encoding="utf-8")
     browser.open(tmp_path / "report.html")
-    timing = browser.run("return performance.getEntriesByType('navigation')[0].toJSON()")
-    assert timing["loadEventEnd"] < 2000, timing
-    started = time.monotonic()
+    assert browser.processor_seconds() < 2
+    before = browser.processor_seconds()
     click_head(browser, 1)
-    assert browser.run("return document.querySelectorAll('#scans tbody tr').length") == 1000
-    assert time.monotonic() - started < 2
+    assert len(column(browser, 1)) == 1000
+    assert browser.processor_seconds() - before < 2
 
 
 def test_the_table_sorts_filters_and_shows_z_scores(browser: Browser, tmp_path: Path) -> None:
@@ -289,7 +299,8 @@ def test_the_table_sorts_filters_and_shows_z_scores(browser: Browser, tmp_path: 
     browser.run("document.querySelector('[name=unit][value=z]').click()")
     click_head(browser, 4)  # CSF
     scores = sorted(row.z_scores["csf"] for row in rows if "csf" in row.z_scores)
-    assert column(browser, 4) == [*(f"{z:+.1f}" for z in scores), "n/a"]
+    assert [float(z) for z in column(browser, 4)[:-1]] == pytest.approx(scores, abs=0.051)
+    assert column(browser, 4)[-1] == "n/a"
     browser.run("const f = document.getElementById('filter'); f.value = '-003'; f.dispatchEvent(new Event('input'))")
     assert sorted(column(browser, 0)) == [f"sub-{k:04d}" for k in range(30, 40)]
 

@@ -101,6 +101,16 @@ def age_of_size(intracranial_ml: float) -> float:
     return float(np.interp(intracranial_ml, usual, ages))
 
 
+def signed_text(z_score: float) -> str:
+    """A z-score for a table.
+
+    Example:
+        >>> signed_text(-1.26), signed_text(-0.01)
+        ('-1.3', '+0.0')
+    """
+    return f"{round(z_score, 1) + 0.0:+.1f}"
+
+
 def centile_text(z_score: float) -> str:
     """The centile of a z-score in words, for a normal distribution.
 

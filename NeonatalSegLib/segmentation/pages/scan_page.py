@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from NeonatalSegLib.evaluation.metrics import volume_sums
-from NeonatalSegLib.segmentation.growth import GROWTH, INTRACRANIAL, centile_text
+from NeonatalSegLib.segmentation.growth import GROWTH, INTRACRANIAL, centile_text, signed_text
 from NeonatalSegLib.segmentation.overlay import Upright
 from NeonatalSegLib.segmentation.pages.charts import NAMES, WHAT_THE_BANDS_ARE, Point, growth_chart
 from NeonatalSegLib.segmentation.pages.planes import picture_uri, planes_data
@@ -93,7 +93,7 @@ def _rows(values: Mapping[str, float], age: float | None) -> list[dict[str, Any]
         row |= {
             "ml": f"{values[row['key']]:.1f}",
             "usual": f"{limits[0]:.1f} to {limits[1]:.1f}" if limits else UNKNOWN,
-            "z": UNKNOWN if z is None else f"{z:+.1f}",
+            "z": UNKNOWN if z is None else signed_text(z),
             "far": z is not None and abs(z) > FAR,
             "centile": UNKNOWN if z is None else centile_text(z).removesuffix(" centile"),
         }

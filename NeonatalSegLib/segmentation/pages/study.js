@@ -9,14 +9,14 @@
   const names = rows.map((row) => row.cells[0].textContent.trim());
   const verdicts = rows.map((row) => row.cells[2].querySelector(".badge").textContent);
   const RANK = ["fail", "check", "pass"];
-  const unit = () => document.querySelector("[name=unit]:checked").value;
+  const FIRST = 3, volumes = heads.filter((head) => head.dataset.sort === "volume").length; // columns of volumes
+  const ml = rows.map((row) => [...row.cells].slice(FIRST, FIRST + volumes).map((cell) => cell.textContent));
   const text = new Intl.Collator(undefined, { numeric: true }).compare;
 
   function keyOf(kind, column) { // NaN sorts last, whichever way
     if (kind === "text") return (k) => names[k];
     if (kind === "verdict") return (k) => (RANK.indexOf(verdicts[k]) + 1 || NaN);
-    const of = kind === "volume" ? (cell) => cell.querySelector(`.${unit()}`) : (cell) => cell.firstChild;
-    return (k) => parseFloat(of(rows[k].cells[column]).textContent);
+    return (k) => parseFloat(rows[k].cells[column].firstChild.textContent);
   }
 
   function sort(column, direction) {
@@ -50,7 +50,10 @@
   document.getElementById("only").addEventListener("input", filter);
 
   document.querySelectorAll("[name=unit]").forEach((radio) => radio.addEventListener("input", () => {
-    table.classList.toggle("scores", unit() === "z");
+    rows.forEach((row, k) => ml[k].forEach((text, number) => {
+      const cell = row.cells[FIRST + number];
+      cell.textContent = radio.value === "z" ? cell.dataset.z : text;
+    }));
     const column = heads.findIndex((head) => head.dataset.sort === "volume" && head.hasAttribute("aria-sort"));
     if (column >= 0) sort(column, heads[column].getAttribute("aria-sort") === "ascending" ? 1 : -1);
   }));
@@ -59,7 +62,6 @@
   const weeks = rows.map((row) => parseFloat(row.dataset.weeks));
   const tip = document.getElementById("tip");
   document.querySelectorAll(".chart").forEach((chart, number) => {
-    const column = 3 + number;
     const line = (given) => given.split(" ").map(Number);
     const [across, up] = [line(chart.dataset.weeksToX), line(chart.dataset.mlToY)];
     function nearest(event) {
@@ -68,8 +70,8 @@
       const x = (event.clientX - box.left) * scale, y = (event.clientY - box.top) * scale;
       let best = -1, closest = 8 ** 2;
       rows.forEach((row, k) => {
-        const ml = parseFloat(row.cells[column].firstChild.textContent);
-        const distance = (across[0] * weeks[k] + across[1] - x) ** 2 + (up[0] * ml + up[1] - y) ** 2;
+        const volume = parseFloat(ml[k][number]);
+        const distance = (across[0] * weeks[k] + across[1] - x) ** 2 + (up[0] * volume + up[1] - y) ** 2;
         if (distance < closest) [best, closest] = [k, distance];
       });
       return best;
@@ -78,7 +80,7 @@
       const k = nearest(event);
       tip.hidden = k < 0;
       if (k < 0) return;
-      tip.textContent = `${names[k]}: ${rows[k].cells[column].firstChild.textContent} mL`;
+      tip.textContent = `${names[k]}: ${ml[k][number]} mL`;
       tip.style.left = `${Math.min(event.clientX + 12, innerWidth - tip.offsetWidth - 8)}px`;
       tip.style.top = `${event.clientY + 14}px`;
     });

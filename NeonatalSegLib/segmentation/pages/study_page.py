@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
-from NeonatalSegLib.segmentation.growth import INTRACRANIAL
+from NeonatalSegLib.segmentation.growth import INTRACRANIAL, signed_text
 from NeonatalSegLib.segmentation.pages.charts import NAMES, WHAT_THE_BANDS_ARE, Point, growth_chart
 from NeonatalSegLib.segmentation.pages.render import render
 from NeonatalSegLib.segmentation.pages.scan_page import FAR
@@ -63,7 +63,7 @@ def _cells(row: StudyRow) -> dict[str, Any]:
         "volumes": [
             {
                 "ml": f"{row.volumes_ml[key]:.1f}" if key in row.volumes_ml else UNKNOWN,
-                "z": f"{scores[key]:+.1f}" if key in scores else UNKNOWN,
+                "z": signed_text(scores[key]) if key in scores else UNKNOWN,
                 "far": key in scores and abs(scores[key]) > FAR,
             }
             for key in COLUMNS
