@@ -19,9 +19,9 @@ SLOW_FILES = (
     "adaptation", "age", "annotation_crash", "annotator", "bare_slicer", "batch", "cli", "compare_nnunet", "dhcp",
     "engine", "engine_segment", "experiments", "extension", "faults", "finetuning",
     "focus", "inference", "mrml_contrast",
-    "mrml_engine", "phantom", "preprocessing", "randomisation", "real_scans", "resources", "robustness", "runs",
-    "store", "store_processes", "strangers_models", "study", "templates", "training", "widget", "widget_annotate",
-    "widget_annotate_study", "widget_module", "widget_screens", "widget_tune", "widget_tune_store",
+    "mrml_engine", "pages", "phantom", "preprocessing", "randomisation", "real_scans", "resources", "robustness",
+    "runs", "store", "store_processes", "strangers_models", "study", "templates", "training", "widget",
+    "widget_annotate", "widget_annotate_study", "widget_module", "widget_screens", "widget_tune", "widget_tune_store",
 )  # fmt: skip
 
 
