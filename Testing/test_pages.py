@@ -223,6 +223,44 @@ def test_nothing_is_asked_of_the_network(browser: Browser, page: Path) -> None:
     assert browser.complaints() == []
 
 
+def test_text_can_be_read_on_its_ground(shown: Browser, tmp_path: Path) -> None:
+    """Contrast of at least 4.5, as WCAG 2 asks (AA), on both pages."""
+    (tmp_path / "report.html").write_text(study_page(made_up(6), {"sub-X": "empty"}), encoding="utf-8")
+    for _ in range(2):
+        faint = shown.run(
+            """const numbers = (text) => text.match(/[\\d.]+/g).map(Number);
+            const light = (colour) => numbers(colour).slice(0, 3).map((v) => v / 255)
+              .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+              .reduce((sum, v, k) => sum + v * [0.2126, 0.7152, 0.0722][k], 0);
+            const ground = (element) => {
+              for (let e = element; e; e = e.parentElement) {
+                const colour = getComputedStyle(e).backgroundColor;
+                if (numbers(colour)[3] !== 0) return colour;
+              }
+              return 'rgb(255, 255, 255)';
+            };
+            const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), faint = [];
+            while (walker.nextNode()) {
+              const element = walker.currentNode.parentElement, style = getComputedStyle(element);
+              if (!walker.currentNode.data.trim() || !element.getClientRects().length) continue;
+              const [a, b] = [light(element.closest('svg') ? style.fill : style.color), light(ground(element))];
+              const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+              if (contrast < 4.5) faint.push(`${walker.currentNode.data.trim()}: ${contrast.toFixed(1)}`);
+            }
+            return faint"""
+        )
+        assert faint == []
+        shown.open(tmp_path / "report.html")
+
+
+def test_a_narrow_screen_shows_all_of_it(browser: Browser, page: Path) -> None:
+    size = browser.selenium.get_window_size()
+    browser.selenium.set_window_size(500, 900)
+    browser.open(page, READY)
+    assert browser.run("return document.documentElement.scrollWidth <= innerWidth")
+    browser.selenium.set_window_size(size["width"], size["height"])
+
+
 def test_print_opens_what_is_folded(shown: Browser) -> None:
     assert not shown.run("return document.querySelector('details').open")
     assert shown.print_pdf().startswith(b"%PDF")
