@@ -58,6 +58,13 @@
     if (column >= 0) sort(column, heads[column].getAttribute("aria-sort") === "ascending" ? 1 : -1);
   }));
 
+  let opened = []; // for the print alone
+  addEventListener("beforeprint", () => {
+    opened = [...table.querySelectorAll("details:not([open])")];
+    opened.forEach((folded) => { folded.open = true; });
+  });
+  addEventListener("afterprint", () => opened.forEach((folded) => { folded.open = false; }));
+
   // Charts: the mark nearest to the pointer.
   const weeks = rows.map((row) => parseFloat(row.dataset.weeks));
   const tip = document.getElementById("tip");

@@ -18,7 +18,7 @@ from NeonatalSegLib.segmentation.verdict import VERDICTS
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 COLUMNS = (INTRACRANIAL, *(t.key for t in PHYSIOLOGICAL))
-HEADS = {INTRACRANIAL: "Intracranial", **{t.key: t.abbreviation for t in PHYSIOLOGICAL}}
+HEADS = {INTRACRANIAL: "ICV", **{t.key: t.abbreviation for t in PHYSIOLOGICAL}}
 
 
 def study_page(rows: Sequence[StudyRow], without: Mapping[str, str] = MappingProxyType({})) -> str:
