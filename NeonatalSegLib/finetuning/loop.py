@@ -25,7 +25,7 @@ from NeonatalSegLib.finetuning.sparse_labels import SparseCase, SparsePatches, c
 from NeonatalSegLib.networks.losses import DeepSupervisionLoss, merged_loss
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.networks.strategies import Selection, trainable_parameters
-from NeonatalSegLib.networks.torch_engine import autocast, faster_on_cpu
+from NeonatalSegLib.networks.torch_engine import autocast_training, faster_on_cpu
 from NeonatalSegLib.tissues import NUMBER_OF_CLASSES, PHYSIOLOGICAL, UNKNOWN
 
 SOURCE_TOLERANCE = 0.01  # mean DSC that a new model may lose on the case that guards the old domain
@@ -206,7 +206,7 @@ class FineTuningRun:
             if self.should_stop():
                 stopped = True
                 break
-            with autocast(self.device):
+            with autocast_training(self.device):
                 outputs = self.network(images)
             heads = outputs if isinstance(outputs, list) else [outputs]  # a network without deep supervision
             loss = merged_loss(loss_of, heads, labels, labels != UNKNOWN, groups)

@@ -105,6 +105,11 @@ class OpenVINOEngine:
         """The device in words."""
         return self._device_text
 
+    @property
+    def free_bytes(self) -> int | None:
+        """See :class:`~NeonatalSegLib.networks.sliding_window.Engine`."""
+        return None
+
     def free_memory(self) -> None:
         """See :class:`~NeonatalSegLib.networks.sliding_window.Engine`."""
         self._compiled.release_memory()

@@ -37,6 +37,10 @@ class Engine(Protocol):
     @property
     def device_text(self) -> str: ...
 
+    @property
+    def free_bytes(self) -> int | None:
+        """Memory on a GPU that a window may take; None where not told, and on a CPU."""
+
     def run(self, window: np.ndarray, tick: Tick) -> tuple[np.ndarray, float | None]:
         """Class probabilities of one window, and the age in weeks where the network tells one.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import nn
 
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.networks import sliding_window
+from NeonatalSegLib.networks.gpu import Card, plain_training_precision, precision_on
 from NeonatalSegLib.networks.network import NetworkSettings
 from NeonatalSegLib.networks.precision import processor_features, torch_precision
 from NeonatalSegLib.networks.sliding_window import OVERLAP, Tick
@@ -56,6 +58,14 @@ class TorchEngine:
         finally:
             self.network.train(was_training)
 
+    @property
+    def free_bytes(self) -> int | None:
+        """See :class:`~NeonatalSegLib.networks.sliding_window.Engine`."""
+        if self.device.type != "cuda":
+            return None
+        kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return torch.cuda.mem_get_info(self.device)[0] + kept  # what it keeps for its next window is free for it
+
     def free_memory(self) -> None:
         """See :class:`~NeonatalSegLib.networks.sliding_window.Engine`."""
         if self.device.type == "cuda":
@@ -84,17 +94,30 @@ def _with_progress(network: nn.Module, tick: Tick) -> Iterator[None]:
             handle.remove()
 
 
+@lru_cache
+def card_of(device: torch.device) -> Card:
+    """The facts about a GPU that :mod:`gpu` decides by."""
+    if device.type != "cuda":
+        return Card(device.type)
+    capability = torch.cuda.get_device_capability(device) if torch.version.hip is None else None
+    bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return Card(device.type, capability, bf16, tuple(torch.cuda.get_arch_list()))
+
+
 def best_precision(device: torch.device) -> str:
     """Of the numbers that the network computes with: "bf16", "fp16" or "fp32", by what the device gains from."""
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return torch_precision(processor_features()) if device.type == "cpu" else "fp32"
+    return torch_precision(processor_features()) if device.type == "cpu" else precision_on(card_of(device))
 
 
 def autocast(device: torch.device, precision: str | None = None) -> Any:
-    """Mixed precision where the device gains from it, for training and inference alike; or in a given precision."""
+    """Mixed precision where the device gains from it; or in a given precision."""
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision or best_precision(device))
     return torch.autocast(device.type, dtype) if dtype else nullcontext()
+
+
+def autocast_training(device: torch.device) -> Any:
+    """Mixed precision for a training loop that does not scale its losses; Lightning's does it by itself."""
+    return autocast(device, plain_training_precision(best_precision(device)))
 
 
 def faster_on_cpu(network: nn.Module, device: torch.device) -> nn.Module:

@@ -11,6 +11,7 @@ import SimpleITK as sitk
 from NeonatalSegLib.errors import NeonatalSegError
 
 AXES = ("sagittal", "coronal", "axial")  # left-right, back-front, up-down: the axis on which such slices stand upright
+ROUNDING = 1e-3  # of a voxel: what 32 bits in a header leave over is no reason for one more row of voxels
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Grid:
     @staticmethod
     def covering(lower_mm: np.ndarray, upper_mm: np.ndarray, spacing_mm: float) -> Grid:
         """The smallest isotropic grid along the patient's axes (LPS) that covers the box between two LPS corners."""
-        size = np.ceil((upper_mm - lower_mm) / spacing_mm).astype(int) + 1
+        size = np.ceil((upper_mm - lower_mm) / spacing_mm - ROUNDING).astype(int) + 1
         return Grid(
             (int(size[0]), int(size[1]), int(size[2])),
             (spacing_mm,) * 3,

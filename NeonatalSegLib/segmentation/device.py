@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.networks.gpu import device_to_try, why_unusable
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +40,18 @@ def nvidia_card() -> bool:
         return False
 
 
+def _why_no_kernel(name: str) -> str:
+    """Why a card could not run a kernel, in better words than the driver's where its facts tell; else ""."""
+    import torch
+
+    from NeonatalSegLib.networks.torch_engine import card_of
+
+    try:
+        return why_unusable(card_of(torch.device(name)))
+    except (RuntimeError, AssertionError):  # it does not even describe itself
+        return ""
+
+
 def choose_device(wish: str) -> tuple[torch.device, list[str]]:
     """A device that has run one real kernel, and a notice where a GPU is there but does not work.
 
@@ -50,7 +63,7 @@ def choose_device(wish: str) -> tuple[torch.device, list[str]]:
     if wish not in ("auto", "cpu", "cuda", "mps"):
         raise NeonatalSegError(f"There is no device {wish!r} for PyTorch: choose auto, cpu, cuda or mps.")
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    name = next((n for n, is_there in there.items() if is_there), "cpu") if wish == "auto" else wish
+    name = device_to_try(wish, [n for n, is_there in there.items() if is_there])
     if name == "cpu":
         return torch.device("cpu"), []
     try:
@@ -62,7 +75,7 @@ def choose_device(wish: str) -> tuple[torch.device, list[str]]:
             raise RuntimeError("wrong result")
         return torch.device(name), []
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = _why_no_kernel(name) or (str(error).strip().splitlines() or [type(error).__name__])[0]
         if wish != "auto":
             raise NeonatalSegError(f"No GPU can be used ({reason}). Choose --device auto or cpu.") from error
         return torch.device("cpu"), [f"A GPU is there but cannot be used ({reason}); the CPU was used."]

@@ -20,6 +20,7 @@ from NeonatalSegLib.errors import NeonatalSegError, is_out_of_memory
 from NeonatalSegLib.evaluation.metrics import volumes_ml
 from NeonatalSegLib.models.bundle import Model
 from NeonatalSegLib.models.registry import current_model, find_model
+from NeonatalSegLib.networks.gpu import attempts
 from NeonatalSegLib.networks.network import NetworkSettings
 from NeonatalSegLib.networks.sliding_window import Engine, predict_windows
 from NeonatalSegLib.progress import Progress
@@ -41,7 +42,9 @@ STAGES = {
 }
 # Where a head is left on: the first of these still leaves some scalp. Each costs the network's time once more.
 FURTHER_LOOKS = ("brain alone", "once more")
-METHOD = 2  # raised when the way from scan to label map changes: 2 looks again at the brain alone (second_look.py)
+# Raised when the way from scan to label map changes: 2 looks again at the brain alone (second_look.py), 3 has a row of
+# air less where a scan's voxels fit the network's (Grid.covering).
+METHOD = 3
 MAX_WINDOW_VOXELS = 8_000_000  # of one window: a head and neck are more, and take the training patch
 
 
@@ -200,20 +203,19 @@ class Segmenter:
 
         Large windows first, then smaller ones, then the CPU, as memory allows. Where OpenVINO fails, PyTorch.
         """
-        windows = window_sizes(self.model.network, prepared.grid.shape, self.model.facts.one_window)
-        attempts: list[tuple[OpenEngine | None, tuple[int, ...]]] = [(self._open, w) for w in windows]
-        if self._open.choice.device != "cpu":
-            attempts += [(None, w) for w in windows]
+        network, shape, engine, device = self.model.network, prepared.grid.shape, self.engine, self._open.choice.device
+        windows = window_sizes(network, shape, self.model.facts.one_window)
         on_cpu: OpenEngine | None = None
-        for number, (opened, window) in enumerate(attempts):
-            if opened is None:
+        for where, window in attempts(network, windows, shape, device, engine.precision, engine.free_bytes):
+            opened = self._open
+            if where != device:
                 opened = on_cpu = on_cpu or open_engine(self.model, "cpu", threads=self._threads)
             try:
                 out = predict_windows(
                     opened.engine,
                     prepared.array,
                     window,
-                    self.model.network.stride,
+                    network.stride,
                     flips=options.flips,
                     progress=clock.within,
                 )
@@ -224,9 +226,9 @@ class Segmenter:
                 if opened.engine.name == "openvino" and self._may_fall_back:
                     return self._without_openvino(error, prepared, options, clock, warnings)
                 raise
-            if number:
-                where = opened.engine.device_text
-                warnings.append(f"Memory ran out: the network ran in windows of {window[0]} voxels on {where}.")
+            if (where, window) != (device, windows[0]):
+                place = opened.engine.device_text
+                warnings.append(f"Memory ran out: the network ran in windows of {window[0]} voxels on {place}.")
             return out
         raise NeonatalSegError("There is too little memory to segment this scan, even in small windows on the CPU.")
 

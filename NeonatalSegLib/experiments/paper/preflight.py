@@ -133,7 +133,7 @@ def timed_step(training: TrainingSettings) -> float:
 
     from NeonatalSegLib.networks.losses import DeepSupervisionLoss
     from NeonatalSegLib.networks.network import build_network
-    from NeonatalSegLib.networks.torch_engine import autocast
+    from NeonatalSegLib.networks.torch_engine import autocast_training
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings, warm = training.network, 2 if device.type == "cuda" else 0
@@ -146,7 +146,7 @@ def timed_step(training: TrainingSettings) -> float:
         for _ in range(warm + (3 if warm else 1)):
             started = time.perf_counter()
             optimizer.zero_grad()
-            with autocast(device):
+            with autocast_training(device):
                 outputs = network(image)
             DeepSupervisionLoss()(outputs, labels).backward()
             optimizer.step()
