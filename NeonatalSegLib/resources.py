@@ -25,6 +25,11 @@ def shipped_models() -> Path:
     return resources_folder() / "Models"
 
 
+def bundle_config() -> Path:
+    """How MONAI runs any model of NeonatalSeg: the ``configs/inference.json`` of every bundle."""
+    return resources_folder() / "Bundle" / "inference.json"
+
+
 def terminology_file() -> Path:
     """Slicer's terminology context with the eight tissues."""
     return resources_folder() / _MARK

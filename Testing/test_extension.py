@@ -18,7 +18,7 @@ from NeonatalSegLib import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 RESOURCE_FOLDERS = ("Resources/Models",)
-RESOURCE_FILES = ("Resources/NeonatalSeg.ctbl", "Resources/NeonatalSeg.term.json")
+RESOURCE_FILES = ("Resources/Bundle/inference.json", "Resources/NeonatalSeg.ctbl", "Resources/NeonatalSeg.term.json")
 
 
 def listed(cmake_file: str, variable: str) -> list[str]:

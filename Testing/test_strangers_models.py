@@ -274,7 +274,7 @@ def test_a_kill_while_a_model_is_saved_over_leaves_the_old_or_the_new_one(parent
         assert (model.description, weight(model)) in (("old", 0.25), ("new", 0.75))
         assert (folder / "docs" / "README.md").read_text() == model.description
         assert {name for name in files_in(folder) if not name.startswith((".part", ".neonatalseg"))} == {
-            "configs/metadata.json", "docs/README.md", "models/model.pt", "notes.txt",
+            "configs/inference.json", "configs/metadata.json", "docs/README.md", "models/model.pt", "notes.txt",
         }  # fmt: skip
         seen.add(model.description)
         save(0.25, "old")

@@ -1,4 +1,7 @@
-"""A model bundle as one zip file: written whole or not at all, and read as something a stranger may have made."""
+"""A model bundle as one zip file: written whole or not at all, and read as something a stranger may have made.
+
+``configs/inference.json`` is a program for MONAI: the one in a zip is never taken over. Every bundle gets ours.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from pathlib import Path, PurePosixPath
 
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files.atomic import write_file
+from NeonatalSegLib.models.bundle import CONFIG_FILE
+from NeonatalSegLib.resources import bundle_config
 
 # What a bundle consists of, and how large each part may be (bytes). The paper's larger network takes 63 MB.
 KNOWN_FILES = {
@@ -37,12 +42,12 @@ def write_zip(folder: Path, name: str, file: Path, instead: Mapping[str, bytes] 
     """
 
     def write(part: Path) -> None:
+        files = {known: folder / known for known in KNOWN_FILES if (folder / known).is_file()}
         with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
-            for known in KNOWN_FILES:
-                if (folder / known).is_file():
-                    entry = zipfile.ZipInfo(f"{name}/{known}", _SAME_DATE)
-                    entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
-                    archive.writestr(entry, instead.get(known) or (folder / known).read_bytes())
+            for known, file_there in {**files, CONFIG_FILE: bundle_config()}.items():
+                entry = zipfile.ZipInfo(f"{name}/{known}", _SAME_DATE)
+                entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+                archive.writestr(entry, instead.get(known) or file_there.read_bytes())
 
     write_file(file, write)
 
@@ -54,7 +59,9 @@ def name_in_zip(file: Path) -> str:
 
 
 def read_zip(file: Path, folder: Path) -> None:
-    """Write the bundle's known files out of ``file`` into the empty ``folder``; nothing else is ever written.
+    """Write the bundle's known files out of ``file`` into the empty ``folder``, and our own ``inference.json``.
+
+    Nothing else is ever written.
 
     Raises:
         NeonatalSegError: not a zip, not one bundle, encrypted or damaged, too many or too large files, or an entry that
@@ -66,6 +73,7 @@ def read_zip(file: Path, folder: Path) -> None:
             target = folder / known  # from our own table, never a path out of the zip
             target.parent.mkdir(parents=True, exist_ok=True)
             _extract(archive, entry, target, file)
+    shutil.copyfile(bundle_config(), folder / CONFIG_FILE)
 
 
 def _opened(file: Path) -> zipfile.ZipFile:

@@ -1,7 +1,8 @@
 """Models as MONAI bundles on disk: found, checked, loaded and saved here.
 
 A bundle is a folder ``<name>/`` with ``configs/metadata.json`` (what goes in, what comes out, how the network is
-built, what it was trained on, figures, hash), ``models/model.pt`` (weights only) and ``docs/README.md`` (model card).
+built, what it was trained on, figures, hash), ``models/model.pt`` (weights only), ``docs/README.md`` (model card), and
+``configs/inference.json``, with which MONAI alone runs it: the same file in every bundle.
 Model files are data, not programs: weights load with ``weights_only=True``, bundle expressions are not evaluated.
 """
 
@@ -24,12 +25,16 @@ from NeonatalSegLib.files.together import finish_left, make_staging, move_togeth
 from NeonatalSegLib.models.facts import ModelFacts
 from NeonatalSegLib.models.strangers import check_facts, check_network, check_tensors, check_torch, check_weights_file
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
+from NeonatalSegLib.resources import bundle_config
 from NeonatalSegLib.tissues import TISSUES
 
 if TYPE_CHECKING:
     from torch import nn
 
 WEIGHTS_FILE, CARD_FILE, METADATA_FILE = "models/model.pt", "docs/README.md", "configs/metadata.json"
+CONFIG_FILE = "configs/inference.json"
+# Beside torch and MONAI, to run a bundle with that file: what it was tried with.
+BUNDLE_PACKAGES = {"nibabel": "5.3.2", "pytorch-ignite": "0.5.5", "fire": "0.7.1"}
 FORMAT = 1  # of the "neonatalseg" section of metadata.json; raised when an older reader would misread it
 
 
@@ -203,7 +208,9 @@ def write_bundle(
         metadata = _metadata(folder.resolve().name, settings, description, sha256(staging / WEIGHTS_FILE), facts)
         (staging / CARD_FILE).write_text(card or f"# {folder.name}\n\n{description}\n", encoding="utf-8")
         (staging / METADATA_FILE).write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
-        move_together(staging, (WEIGHTS_FILE, CARD_FILE, METADATA_FILE))  # a kill leaves the old model or the new one
+        shutil.copyfile(bundle_config(), staging / CONFIG_FILE)
+        # A kill leaves the old model or the new one.
+        move_together(staging, (WEIGHTS_FILE, CARD_FILE, CONFIG_FILE, METADATA_FILE))
     except RuntimeError as error:  # torch tells of a full disk so
         raise OSError(errno.EIO, reason_of(error)) from error
     finally:
@@ -232,7 +239,7 @@ def _metadata(
         "monai_version": _version("monai"),
         "pytorch_version": torch.__version__.split("+")[0],
         "numpy_version": _version("numpy"),
-        "required_packages_version": {"SimpleITK": _version("SimpleITK")},
+        "required_packages_version": BUNDLE_PACKAGES,
         "name": name,
         "task": "Segmentation of the newborn brain on T1 and T2, together or either alone",
         "description": description,

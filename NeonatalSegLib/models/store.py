@@ -49,6 +49,7 @@ from NeonatalSegLib.models.store_folder import (
     store_lock,
     sweep,
 )
+from NeonatalSegLib.models.strangers import check_no_expressions
 from NeonatalSegLib.networks.network import NetworkSettings
 from NeonatalSegLib.resources import shipped_models
 
@@ -260,6 +261,7 @@ def import_model(zip_file: str | Path, name: str = "", *, rename: bool = False) 
             try:
                 model = read_model(staging / name)
                 model.check_weights()
+                _check_data_only(model)
             except NeonatalSegError as error:  # the user knows the zip, not the folder that it was unpacked into
                 raise NeonatalSegError(str(error).replace(str(staging / name), str(file))) from error
             if rename and _taken(name, model.hash):
@@ -268,6 +270,15 @@ def import_model(zip_file: str | Path, name: str = "", *, rename: bool = False) 
                 return _existing(name, model.hash) or _moved_in(staging / name) or _must_be(name, model.hash)
     except OSError as error:
         raise NeonatalSegError(log.why_not_written(user_folder(), error)) from error
+
+
+def _check_data_only(model: Model) -> None:
+    try:
+        check_no_expressions(model.metadata)
+    except ValueError as error:
+        raise NeonatalSegError(
+            f"The model in {model.folder} was refused: {error}. Use a model from a source that you trust."
+        ) from error
 
 
 def _taken(name: str, weights_hash: str) -> bool:

@@ -156,6 +156,24 @@ def check_facts(metadata: Mapping[str, Any]) -> None:
         _check(ours.get("lineage") or {}, key, kind, "lineage")
 
 
+def check_no_expressions(metadata: Any, where: str = "its metadata") -> None:
+    """Refuse metadata that MONAI would run or fetch as a program; it never is by us, but a bundle is made to be run.
+
+    Raises:
+        ValueError: an entry is an expression ("$"), a macro ("%") or an object to be made ("_target_").
+    """
+    if isinstance(metadata, Mapping):
+        for key, value in metadata.items():
+            if key == "_target_":
+                raise ValueError(f"{where} hold a program for MONAI ({key!r}: {str(value)[:60]!r})")
+            check_no_expressions(value, where)
+    elif isinstance(metadata, list):
+        for value in metadata:
+            check_no_expressions(value, where)
+    elif isinstance(metadata, str) and metadata.startswith(("$", "%")):
+        raise ValueError(f"{where} hold a program for MONAI ({metadata[:60]!r})")
+
+
 def _check(entries: Mapping[str, Any], key: str, kind: Callable[[Any], bool], where: str) -> None:
     value = entries.get(key)
     if value is not None and not kind(value):
