@@ -74,6 +74,20 @@ def test_a_kill_leaves_one_result_whole(scan: Scan, tmp_path: Path) -> None:
     assert seen == {"none", "1", "2"}
 
 
+def test_what_the_last_result_had_besides_does_not_stay_beside_the_new_one(scan: Scan, tmp_path: Path) -> None:
+    both = result(1)
+    both.uncertainty = both.probabilities = scan.reference
+    written = write_outputs(both, scan, tmp_path)
+    written["probabilities"].write_bytes(b"mine now")
+    (tmp_path / "sub-01_dseg.dcm").write_bytes(b"from elsewhere")
+    write_outputs(result(2), scan, tmp_path, picture=False)
+    assert not written["uncertainty"].exists()
+    assert not written["picture"].exists()
+    assert written["probabilities"].read_bytes() == b"mine now"  # whose it is not, is not removed
+    assert (tmp_path / "sub-01_dseg.dcm").exists()
+    assert state(tmp_path) == "2"
+
+
 @posix
 def test_a_full_disk_leaves_the_old_result(scan: Scan, tmp_path: Path) -> None:
     write_outputs(result(1), scan, tmp_path, picture=False)

@@ -27,7 +27,7 @@ from NeonatalSegLib.scans.scan import Scan
 from NeonatalSegLib.scans.write import write_image
 from NeonatalSegLib.segmentation import dicom_out
 from NeonatalSegLib.segmentation.overlay import draw_overlay, upright
-from NeonatalSegLib.segmentation.ownership import check_replaceable, seal
+from NeonatalSegLib.segmentation.ownership import check_replaceable, ours_among, seal
 from NeonatalSegLib.segmentation.pages.scan_page import write_scan_page
 from NeonatalSegLib.segmentation.segmenter import METHOD, Segmentation, Segmenter, SegmentOptions
 from NeonatalSegLib.tissues import TISSUES
@@ -78,6 +78,8 @@ def write_outputs(
 ) -> dict[str, Path]:
     """Write a segmentation into ``folder`` (made where missing); files of an earlier run are replaced, no others.
 
+    What that run had and this one has not (another choice of options) is removed.
+
     Everything is written into a hidden folder beside the target first and moved at the end, the side-car last: a full
     disk or an interruption leaves what was there before, and a kill between two moves is finished by the next run.
 
@@ -113,7 +115,12 @@ def write_outputs(
         files["sidecar"].write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         names = [path.name for path in files.values()]
         check_replaceable(folder, names[-1], names, overwrite=overwrite)
+        # What the last result had and this one has not would pass for a part of it.
+        every = SegmentOptions(probabilities=True, uncertainty=True, dicom_seg=True)
+        left_over = ours_among(folder, names[-1], set(_names(name, every, True)) - set(names))
         move_together(staging, names)
+        for path in left_over:
+            path.unlink(missing_ok=True)
         return {kind: folder / path.name for kind, path in files.items()}
     except (OSError, RuntimeError) as error:
         raise NeonatalSegError(_why_not_written(folder, error)) from error

@@ -40,25 +40,35 @@ def check_replaceable(folder: Path, side_car: str, names: Iterable[str], *, over
     there = [name for name in names if os.path.lexists(folder / name)]
     if overwrite or not there:
         return
-    try:
-        facts = read_object(folder / side_car, "side-car", nan=True)
-    except NeonatalSegError:
-        facts = {}
-    files = facts.get("Files")
-    ours = files if isinstance(files, dict) and facts.get("Seal") == seal(facts) else {}
-
-    def is_ours(name: str) -> bool:
-        if name == side_car:
-            return bool(ours)
-        known = ours.get(name, [])
-        try:
-            return sha256(folder / name) in ([known] if isinstance(known, str) else known)
-        except OSError:
-            return False
-
-    if foreign := [name for name in there if not is_ours(name)]:
+    ours = _sealed_files(folder, side_car)
+    foreign = [n for n in there if not (bool(ours) if n == side_car else _is_as_sealed(folder, n, ours))]
+    if foreign:
         raise NeonatalSegError(
             f"{shown(folder)} holds {', '.join(foreign)}, which was not written by this program, or was changed since "
             "(corrected by hand?): nothing was replaced. Move it away, choose another folder with --out, or give "
             "--overwrite."
         )
+
+
+def ours_among(folder: Path, side_car: str, names: Iterable[str]) -> list[Path]:
+    """Those of ``names`` in ``folder`` that were written with its side-car and not changed since."""
+    ours = _sealed_files(folder, side_car)
+    return [folder / name for name in names if _is_as_sealed(folder, name, ours)]
+
+
+def _sealed_files(folder: Path, side_car: str) -> Mapping[str, Any]:
+    """The hash or hashes of each file by its name, from a side-car that we wrote; empty from another."""
+    try:
+        facts = read_object(folder / side_car, "side-car", nan=True)
+    except NeonatalSegError:
+        return {}
+    files = facts.get("Files")
+    return files if isinstance(files, dict) and facts.get("Seal") == seal(facts) else {}
+
+
+def _is_as_sealed(folder: Path, name: str, ours: Mapping[str, Any]) -> bool:
+    known = ours.get(name, [])
+    try:
+        return sha256(folder / name) in ([known] if isinstance(known, str) else known)
+    except OSError:
+        return False
