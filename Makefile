@@ -3,11 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 DATA ?= ../shared/data/alberts
+OUT ?= study
+WORKERS ?= 2
 # Tests run side by side, each process with one thread of its own; what a file's tests share they find in one process.
 PROCESSES ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest Testing -n $(PROCESSES) --dist loadfile
 
-.PHONY: demo test test-fast lint train rehearsal tables clean
+.PHONY: demo study test test-fast lint train rehearsal tables clean
 .DELETE_ON_ERROR:
 
 $(VENV)/base: pyproject.toml constraints.txt
@@ -22,6 +24,11 @@ $(VENV)/test: $(VENV)/base
 
 demo: $(VENV)/base
 	$(VENV)/bin/neonatalseg demo --out demo
+
+# A BIDS data set as a study, on as many workers: DATA=... OUT=... WORKERS=...
+study: $(VENV)/base
+	$(RUN) -m pip install -q -c constraints.txt -e ".[cluster]"
+	$(VENV)/bin/neonatalseg bids $(DATA) $(OUT) participant --workers $(WORKERS)
 
 test: $(VENV)/test
 	$(PYTEST) --cov --cov-report=term:skip-covered

@@ -87,6 +87,12 @@ def colour_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def lookup_table() -> str:
+    """BIDS's table of labels (dseg.tsv): index, name, abbreviation, colour as #rrggbb."""
+    rows = [f"{t.index}\t{t.name}\t{t.abbreviation}\t#{bytes(t.colour).hex()}\n" for t in TISSUES]
+    return "index\tname\tabbreviation\tcolor\n" + "".join(rows)
+
+
 def terminology() -> str:
     """Slicer's terminology context (JSON text) with the eight tissues as types."""
     types = [

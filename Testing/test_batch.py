@@ -15,8 +15,9 @@ from NeonatalSegLib.datasets.phantom import write_newborn
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.models.bundle import save_model
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
-from NeonatalSegLib.segmentation.batch import run_study, scans_of_bids, scans_of_list
+from NeonatalSegLib.segmentation.batch import run_study
 from NeonatalSegLib.segmentation.segmenter import Segmenter, SegmentOptions
+from NeonatalSegLib.segmentation.study_scans import scans_of_bids, scans_of_list
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +66,6 @@ def test_a_study_goes_on_after_a_failure_and_resumes(tiny: Segmenter, study: Pat
     other = run_study(tiny, scans[:1], out, SegmentOptions(uncertainty=True), report=lines.append)
     assert other.done == ["sub-A_ses-1"]
     assert result.stat().st_mtime_ns > stamp
-
-
-def test_two_scans_at_once_give_what_one_after_the_other_gives(tiny: Segmenter, study: Path, tmp_path: Path) -> None:
-    scans = scans_of_bids(study)
-    one = run_study(tiny, scans, tmp_path / "one", report=lambda _: None)
-    two = run_study(tiny, scans, tmp_path / "two", report=lambda _: None, at_once=2)
-    assert sorted(two.done) == sorted(one.done) and two.failed == one.failed and two.exit_status == 3
-    tables = [(tmp_path / name / "volumes.tsv").read_text() for name in ("one", "two")]
-    assert tables[0] == tables[1]
 
 
 def test_the_age_by_the_model_stands_in_the_table(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dask_processes import dask_scheduler
+from dask_processes import dask_processes
 from test_runs import square, times_run
 
 from NeonatalSegLib.augmentation.transforms import AugmentationSettings
@@ -177,14 +177,19 @@ def test_baseline_on_a_scheduler_is_baseline_in_one(
     pytest.importorskip("distributed")
     monkeypatch.chdir(tmp_path)  # the worker stands in another folder
     told: list[str] = []
-    with dask_scheduler(tmp_path / "elsewhere") as (address, worker):
+    with dask_processes(tmp_path / "elsewhere") as dask:
         with pytest.raises(NeonatalSegError, match=r"bad \(ValueError: -1 is negative\)"):
             run_jobs(
-                square, {"bad": {"n": -1}, "a": {"n": 2}}, "squares", config={}, scheduler=address, report=told.append
+                square,
+                {"bad": {"n": -1}, "a": {"n": 2}},
+                "squares",
+                config={},
+                scheduler=dask.address,
+                report=told.append,
             )
         assert len(told) == 2 and times_run(Path("squares"), "bad") == 1
-        assert int(Path("squares/runs/a/trace").read_text()) == worker
-        there = run("baseline", cache, Path("there"), scheduler=address)
+        assert int(Path("squares/runs/a/trace").read_text()) == dask.workers[0].pid
+        there = run("baseline", cache, Path("there"), scheduler=dask.address)
     assert {key: r["subjects"] for key, r in there.items()} == {key: r["subjects"] for key, r in in_one[1].items()}
     assert not list((tmp_path / "elsewhere").rglob("result.json"))
 

@@ -19,9 +19,10 @@ from NeonatalSegLib.models.bundle import save_model
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.scans.preprocessing import foreground, prepare
 from NeonatalSegLib.scans.scan import load_scan, make_scan
-from NeonatalSegLib.segmentation.batch import StudyResult, run_study, scans_of_bids, scans_of_list
+from NeonatalSegLib.segmentation.batch import StudyResult, run_study
 from NeonatalSegLib.segmentation.outputs import segment_to_folder
 from NeonatalSegLib.segmentation.segmenter import Segmenter, SegmentOptions
+from NeonatalSegLib.segmentation.study_scans import scans_of_bids, scans_of_list
 
 
 @pytest.fixture(scope="module")

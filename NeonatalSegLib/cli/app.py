@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from NeonatalSegLib import __version__
-from NeonatalSegLib.cli import experiment, models, segment, split, study, train
+from NeonatalSegLib.cli import batch, experiment, models, segment, split, study, train
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files.text import shown
 
@@ -40,7 +40,8 @@ def common(
 
 
 app.command()(segment.segment)
-app.command()(segment.batch)
+app.command()(batch.batch)
+app.command(cls=batch.BidsCommand)(batch.bids)
 app.command()(segment.evaluate)
 app.command()(train.train)
 app.command()(segment.demo)

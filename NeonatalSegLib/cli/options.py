@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
+
+from NeonatalSegLib.errors import NeonatalSegError
+
+if TYPE_CHECKING:
+    from NeonatalSegLib.clusters import Workers
+    from NeonatalSegLib.segmentation.segmenter import SegmentOptions
 
 # Optional[...] and not "| None": typer evaluates these at run time, and Python 3.10 is supported.
 T1 = Annotated[Optional[Path], typer.Option(help="T1 image, or a folder with one DICOM series.")]
@@ -50,6 +56,42 @@ Strict = Annotated[
         "cannot be a newborn's brain.",
     ),
 ]
+
+
+WorkersHere = Annotated[
+    int,
+    typer.Option("--workers", min=1, help="Processes on this computer, each with its share of the cores or GPUs."),
+]
+Scheduler = Annotated[
+    Optional[str],
+    typer.Option(help="Address of a Dask scheduler, such as tcp://HOST:8786, whose workers see the same folders."),
+]
+Slurm = Annotated[
+    Optional[str],
+    typer.Option(help="Jobs of Slurm: partition=NAME,gpus=8; also account, jobs, cpus, memory, time."),
+]
+
+
+def segment_options(*, assume_orientation: str | None, **flags: bool) -> SegmentOptions:
+    """The options of one segmentation; NeonatalSegError for an orientation that is none."""
+    from NeonatalSegLib.scans.placement import check_orientation
+    from NeonatalSegLib.segmentation.segmenter import SegmentOptions
+
+    orientation = check_orientation(assume_orientation) if assume_orientation is not None else None
+    return SegmentOptions(assume_orientation=orientation, **flags)
+
+
+def chosen_workers(number: int, scheduler: str | None, slurm: str | None) -> Workers | None:
+    """Where the scans are segmented; None for this process."""
+    from NeonatalSegLib.clusters import SlurmJobs, Workers
+
+    if (number > 1) + (scheduler is not None) + (slurm is not None) > 1:
+        raise NeonatalSegError("Give one of --workers, --scheduler and --slurm.")
+    if scheduler is not None:
+        return Workers(scheduler=scheduler)
+    if slurm is not None:
+        return Workers(slurm=SlurmJobs.of_text(slurm))
+    return Workers(number) if number > 1 else None
 
 
 def warn(text: str) -> None:

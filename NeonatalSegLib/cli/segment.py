@@ -1,4 +1,4 @@
-"""``neonatalseg segment``, ``batch``, ``demo``, ``evaluate``: from scans to label maps, and how good they are."""
+"""``neonatalseg segment``, ``demo``, ``evaluate``: from a scan to its label map, and how good it is."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from NeonatalSegLib.cli.options import (
     TrustHeaders,
     Uncertainty,
     progress_line,
+    segment_options,
     warn,
 )
-from NeonatalSegLib.errors import NeonatalSegError
 
 IMPLAUSIBLE, SOME_FAILED = 5, 3  # exit status
 
@@ -50,22 +50,13 @@ def segment(
     overwrite: Overwrite = False,
 ) -> None:
     """Segment one newborn's scan: label map, volumes, picture and side-car."""
-    from NeonatalSegLib.scans.placement import check_orientation
     from NeonatalSegLib.scans.scan import load_scan
-
-    orientation = check_orientation(assume_orientation) if assume_orientation is not None else None
-    # Bad input is told before the network's libraries load.
-    scan = load_scan(t1, t2, name=name, age_weeks=age, orientation=orientation)
-    if dicom_seg:
-        from NeonatalSegLib.segmentation.dicom_out import source_of
-
-        source_of(scan)
+    from NeonatalSegLib.segmentation.dicom_out import source_of
     from NeonatalSegLib.segmentation.outputs import check_writable, segment_to_folder
-    from NeonatalSegLib.segmentation.segmenter import Segmenter, SegmentOptions
+    from NeonatalSegLib.segmentation.segmenter import Segmenter
     from NeonatalSegLib.segmentation.verdict import FAIL
 
-    check_writable(out)
-    options = SegmentOptions(
+    options = segment_options(
         trust_headers=trust_headers,
         n4=n4,
         flips=flips,
@@ -73,84 +64,18 @@ def segment(
         uncertainty=uncertainty,
         dicom_seg=dicom_seg,
         strict=strict,
-        assume_orientation=orientation,
+        assume_orientation=assume_orientation,
     )
+    scan = load_scan(t1, t2, name=name, age_weeks=age, orientation=options.assume_orientation)
+    if dicom_seg:
+        source_of(scan)
+    check_writable(out)
     segmenter = Segmenter(model or None, device, engine)
     verdict = _report(
         segment_to_folder(segmenter, scan, out, options=options, progress=progress_line, overwrite=overwrite)
     )
     if strict and verdict == FAIL:
         raise typer.Exit(IMPLAUSIBLE)
-
-
-def batch(
-    out: Annotated[Path, typer.Option(help="Folder for the study's results; finished scans in it are skipped.")],
-    bids: Annotated[
-        Optional[Path], typer.Option(help="dHCP release or BIDS folder: every session with a T1w or T2w.")
-    ] = None,
-    scans: Annotated[
-        Optional[Path],
-        typer.Option("--list", help="TSV with the columns name, t1, t2, age_weeks (paths may be empty)."),
-    ] = None,
-    model: Model = None,
-    device: Device = "auto",
-    engine: Engine = "auto",
-    at_once: Annotated[int, typer.Option(min=1, help="Scans side by side, each with its share of the cores.")] = 1,
-    trust_headers: TrustHeaders = False,
-    n4: N4 = False,
-    flips: Flips = False,
-    probabilities: Probabilities = False,
-    uncertainty: Uncertainty = False,
-    dicom_seg: DicomSeg = False,
-    strict: Strict = False,
-    assume_orientation: Orientation = None,
-    overwrite: Overwrite = False,
-    run: Annotated[str, typer.Option(help="Of several runs of a BIDS session: last, first or a number.")] = "last",
-) -> None:
-    """Segment a whole study with one warm model. Exit status: 0 all, 3 some, 4 none of the scans succeeded."""
-    from NeonatalSegLib.scans.placement import check_orientation
-    from NeonatalSegLib.segmentation.batch import FoundStudy, run_study, scans_of_list, study_of_bids
-
-    if (bids is None) == (scans is None):
-        raise NeonatalSegError("Give either --bids with a folder or --list with a table of scans.")
-    orientation = check_orientation(assume_orientation) if assume_orientation is not None else None
-    if dicom_seg:
-        from NeonatalSegLib.segmentation.dicom_out import check_installed
-
-        check_installed()  # once, not scan by scan
-    study = study_of_bids(bids, run=run) if bids else FoundStudy(scans_of_list(scans) if scans else [])
-    for note in study.notes:
-        warn(note)
-    from NeonatalSegLib.segmentation.outputs import check_writable
-    from NeonatalSegLib.segmentation.segmenter import Segmenter, SegmentOptions
-    from NeonatalSegLib.segmentation.study_table import check_study_folder
-
-    check_study_folder(out, overwrite=overwrite)
-    check_writable(out)
-    options = SegmentOptions(
-        trust_headers=trust_headers,
-        n4=n4,
-        flips=flips,
-        probabilities=probabilities,
-        uncertainty=uncertainty,
-        dicom_seg=dicom_seg,
-        strict=strict,
-        assume_orientation=orientation,
-    )
-    segmenter = Segmenter(model or None, device, engine)
-    typer.echo(f"Model: {segmenter.model.name}  sha256 {segmenter.model.hash[:12]}")
-    result = run_study(
-        segmenter,
-        study.scans,
-        out,
-        options,
-        report=typer.echo,
-        at_once=at_once,
-        overwrite=overwrite,
-        left_out=study.left_out,
-    )
-    typer.echo(result.summary())
-    raise typer.Exit(result.exit_status)
 
 
 def demo(

@@ -22,17 +22,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from NeonatalSegLib.clusters import Workers, connect
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files.atomic import write_text
 from NeonatalSegLib.files.settings import read_object
 
-# Processes that start afresh (no fork), with one thread each, torch's included; runs of minutes are no reason to warn.
-LOCAL_WORKERS = {
-    "distributed.worker.multiprocessing-method": "spawn",
-    "distributed.worker.daemon": False,  # a daemon could not start the processes that draw patches
-    "distributed.nanny.pre-spawn-environ": {name: 1 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")},
-    "distributed.admin.tick.limit": "1h",
-}
 Work = Callable[[dict[str, Any], Path], dict[str, Any]]
 
 
@@ -108,34 +102,16 @@ def _run(function: Work, todo: Todo, parallel: int, scheduler: str | None) -> It
 
 
 def _run_with_dask(function: Work, todo: Todo, parallel: int, scheduler: str | None) -> Iterator[tuple[str, str]]:
-    try:
-        import dask
-        from distributed import Client, LocalCluster, as_completed
-    except ModuleNotFoundError as error:
-        raise NeonatalSegError(
-            "Several runs at once need Dask: pip install 'neonatalseg[experiments]', or run one at a time."
-        ) from error
-    with dask.config.set(LOCAL_WORKERS):
-        try:
-            # Runs of minutes hold the interpreter for long: Dask must not end workers for their memory.
-            cluster: Any = scheduler or LocalCluster(
-                n_workers=parallel, threads_per_worker=1, processes=True, dashboard_address=":0", memory_limit=None
-            )
-            client = Client(cluster)
-        except (OSError, TimeoutError) as error:
-            raise NeonatalSegError(f"The Dask scheduler at {scheduler} does not answer: {error}.") from error
-        try:
-            futures = {
-                client.submit(_one, function, job, folder, key=f"{folder}", pure=False): key
-                for key, (job, folder) in todo.items()
-            }
-            for future in as_completed(futures):
-                failure = future.exception()  # of Dask itself: a worker that died with the job, say
-                yield futures[future], f"{type(failure).__name__}: {failure}" if failure else future.result()
-        finally:
-            client.close()
-            if scheduler is None:
-                cluster.close()
+    with connect(Workers(parallel, scheduler), extra="experiments") as client:
+        from distributed import as_completed
+
+        futures = {
+            client.submit(_one, function, job, folder, key=f"{folder}", pure=False): key
+            for key, (job, folder) in todo.items()
+        }
+        for future in as_completed(futures):
+            failure = future.exception()  # of Dask itself: a worker that died with the job, say
+            yield futures[future], f"{type(failure).__name__}: {failure}" if failure else future.result()
 
 
 def _one(function: Work, job: dict[str, Any], folder: Path) -> str:

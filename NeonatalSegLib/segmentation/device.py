@@ -29,15 +29,37 @@ def gpu_may_be_there() -> bool:
     return Path("/dev/kfd").exists() or nvidia_card()  # the first is AMD's
 
 
-@lru_cache(1)
 def nvidia_card() -> bool:
     """Whether a driver shows an NVIDIA card."""
+    return gpus() > 0
+
+
+@lru_cache(1)
+def gpus() -> int:
+    """How many NVIDIA cards a driver shows to this process; torch, seconds to import, is not asked."""
     count = ctypes.c_int(0)
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-        return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+        told = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+        return count.value if told else 0
     except (OSError, AttributeError):
-        return False
+        return 0
+
+
+def gpu_of_worker(name: object, number: int, visible: str | None) -> str:
+    """CUDA_VISIBLE_DEVICES of one of several workers on a computer, so that they share out its cards.
+
+    Args:
+        name: of the worker, its number in a local cluster.
+        number: of cards that the process that asks sees.
+        visible: that variable as the worker has it, if it is set.
+
+    Example:
+        >>> [gpu_of_worker(n, 2, None) for n in range(3)], gpu_of_worker(1, 2, "4,6")
+        (['0', '1', '0'], '6')
+    """
+    cards = [card.strip() for card in visible.split(",")] if visible else [str(n) for n in range(number)]
+    return cards[int(str(name)) % len(cards)]
 
 
 def _why_no_kernel(name: str) -> str:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from NeonatalSegLib import __version__
@@ -45,8 +46,12 @@ def segment_to_folder(
     progress: Progress | None = None,
     picture: bool = True,
     overwrite: bool = False,
+    facts: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Path]:
     """One scan to files: what ``neonatalseg segment`` does, and ``batch`` for every scan of a study.
+
+    Args:
+        facts: for the side-car besides, or in place of what it says.
 
     Returns:
         What was written, by kind (see :func:`write_outputs`).
@@ -63,7 +68,9 @@ def segment_to_folder(
     finish_left(Path(folder))  # what a killed run left half moved is ours
     check_replaceable(Path(folder), f"{name}_dseg.json", _names(name, options, picture), overwrite=overwrite)
     segmentation = segmenter.segment(scan, options, progress)
-    return write_outputs(segmentation, scan, folder, name=name, options=options, picture=picture, overwrite=overwrite)
+    return write_outputs(
+        segmentation, scan, folder, name=name, options=options, picture=picture, overwrite=overwrite, facts=facts
+    )
 
 
 def write_outputs(
@@ -75,6 +82,7 @@ def write_outputs(
     options: SegmentOptions | None = None,
     picture: bool = True,
     overwrite: bool = False,
+    facts: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Path]:
     """Write a segmentation into ``folder`` (made where missing); files of an earlier run are replaced, no others.
 
@@ -106,7 +114,7 @@ def write_outputs(
             files["dicom_seg"], files["dicom_sr"] = staging / f"{name}_dseg.dcm", staging / f"{name}_volumes.dcm"
             dicom_out.write_dicom(dicom_out.source_of(scan), segmentation, files["dicom_seg"], files["dicom_sr"])
         segmentation.times_s["write"] = time.perf_counter() - started
-        facts = sidecar(segmentation, scan, options)
+        facts = {**sidecar(segmentation, scan, options), **facts}
         files["report"] = staging / f"{name}_report.html"
         write_scan_page(files["report"], name, facts, segmentation.volumes_ml, seen, files.get("picture"))
         facts["Files"] = {path.name: sha256(path) for path in files.values()}
@@ -152,12 +160,14 @@ def _write_images(segmentation: Segmentation, scan: Scan, staging: Path, name: s
 
 def sidecar(segmentation: Segmentation, scan: Scan, options: SegmentOptions | None = None) -> dict[str, Any]:
     """The facts of one run for the JSON file beside the label map."""
+    reference = scan.sources.get("t2", scan.sources.get("t1"))
     return {
         "Description": "Tissue segmentation of a newborn's brain by NeonatalSeg",
         "Notice": NOTICE,
         "Name": scan.name,
         "Inputs": {key: Path(source).name for key, source in scan.sources.items()},
         "InputsSHA256": dict(scan.contents),
+        **({"SpatialReference": Path(reference).name} if reference else {}),
         "AgeWeeks": scan.age_weeks,
         "SegmentedAgainWithoutHead": segmentation.focused,
         **({} if segmentation.age_weeks is None else {"PredictedAgeWeeks": round(segmentation.age_weeks, 2)}),

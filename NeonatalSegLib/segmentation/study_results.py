@@ -32,6 +32,7 @@ class StudyRow:
         warnings: in words, what speaks against the result first.
         seconds: from reading to writing.
         model: its name and the first digits of its hash.
+        method: ``segmenter.METHOD`` of the version that made it.
         report: page of the scan below the study's folder with "/" between folders; ``picture`` likewise. "" where
             there is none.
     """
@@ -49,6 +50,7 @@ class StudyRow:
     engine: str = UNKNOWN
     model: str = UNKNOWN
     version: str = UNKNOWN
+    method: str = UNKNOWN
     report: str = ""
     picture: str = ""
 
@@ -100,6 +102,7 @@ def _row(facts: Mapping[str, Any], path: Path, out: Path) -> StudyRow:
         engine=" ".join(str(engine[key]) for key in ("Name", "Precision") if engine.get(key)) or UNKNOWN,
         model=f"{model.get('Name', UNKNOWN)} {str(model.get('SHA256') or '')[:12]}".strip(),
         version=str(versions.get("neonatalseg") or UNKNOWN),
+        method=str(facts.get("Method", UNKNOWN)),
         report=_beside(path, f"{stem}_report.html", out),
         picture=_beside(path, f"{stem}_dseg.png", out),
     )

@@ -1,4 +1,4 @@
-"""The files of a study's results as a whole: tables with their data dictionaries, the page, dataset_description.json.
+"""The files of a study's results as a whole: tables with their data dictionaries, and the page.
 
 They are made from what lies in the folder, not from what one process has done: several jobs, each with its own list
 of scans, share one folder.
@@ -18,18 +18,17 @@ from NeonatalSegLib import __version__
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files.atomic import sha256, write_text
 from NeonatalSegLib.files.names import check_path, shown
-from NeonatalSegLib.files.settings import read_object
 from NeonatalSegLib.files.text import cell
+from NeonatalSegLib.segmentation.dataset import NAME, check_description
 from NeonatalSegLib.segmentation.growth import GROWTH, INTRACRANIAL
 from NeonatalSegLib.segmentation.ownership import check_replaceable, seal
 from NeonatalSegLib.segmentation.pages.study_page import study_page
 from NeonatalSegLib.segmentation.study_results import TISSUE_KEYS, UNKNOWN, StudyRow, read_rows
 from NeonatalSegLib.segmentation.verdict import VERDICTS
 
-TABLE, SIDE_CAR, DESCRIPTION = "volumes.tsv", "volumes.json", "dataset_description.json"
+TABLE, SIDE_CAR = "volumes.tsv", "volumes.json"
 QC_TABLE, QC_SIDE_CAR, PAGE = "qc.tsv", "qc.json", "report.html"
-WRITTEN = (TABLE, SIDE_CAR, QC_TABLE, QC_SIDE_CAR, PAGE)  # and the description
-NAME = "NeonatalSeg"
+WRITTEN = (TABLE, SIDE_CAR, QC_TABLE, QC_SIDE_CAR, PAGE)
 ATTEMPTS = 20  # to write the files while other jobs do the same; a tenth of a second each
 VOLUME_KEYS = (*TISSUE_KEYS, "brain", INTRACRANIAL)
 Z_KEYS = tuple(key for key, growth in GROWTH.items() if growth.published_sd_ml)
@@ -44,16 +43,12 @@ def check_study_folder(out: Path, *, overwrite: bool = False) -> None:
     check_path(out)
     if overwrite:
         return
-    if (out / DESCRIPTION).exists() and not _describes_ours(out):
-        raise NeonatalSegError(
-            f"{shown(out)} holds the {DESCRIPTION} of another data set: nothing was written. Choose a folder for the "
-            f"results, such as {shown(out / 'derivatives' / 'neonatalseg')}, or give --overwrite."
-        )
+    check_description(out)
     check_replaceable(out, SIDE_CAR, WRITTEN)
 
 
 def write_study_files(out: Path, *, overwrite: bool = False, without: Mapping[str, str] = MappingProxyType({})) -> Path:
-    """Write tables and page of all results at or below ``out``, and the description where there is none of ours.
+    """Write tables and page of all results at or below ``out``.
 
     ``volumes.tsv`` and ``qc.tsv`` (one row a result) with their data dictionaries, ``report.html`` with links to each
     scan's report. Cheap to call again: what has not changed is not written.
@@ -68,8 +63,6 @@ def write_study_files(out: Path, *, overwrite: bool = False, without: Mapping[st
         NeonatalSegError: they cannot be written, or are somebody else's.
     """
     try:
-        if not _describes_ours(out):
-            write_text(out / DESCRIPTION, json.dumps(_description(), indent=1) + "\n")
         for attempt in range(ATTEMPTS):
             rows = read_rows(out)
             try:
@@ -168,23 +161,3 @@ def _write_changed(out: Path, texts: Mapping[str, str], overwrite: bool) -> None
     for name, text in texts.items():
         if before.get(name) != hashes[name]:
             write_text(out / name, text)
-
-
-def _description() -> dict[str, Any]:
-    return {
-        "Name": "NeonatalSeg tissue segmentations",
-        "BIDSVersion": "1.9.0",
-        "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": NAME, "Version": __version__}],
-    }
-
-
-def _describes_ours(out: Path) -> bool:
-    """True where the description says that the folder holds our results, whatever else it says."""
-    try:
-        facts = read_object(out / DESCRIPTION, "description")
-    except NeonatalSegError:
-        return False
-    by = facts.get("GeneratedBy")
-    first = by[0] if isinstance(by, list) and by else {}
-    return facts.get("DatasetType") == "derivative" and isinstance(first, dict) and first.get("Name") == NAME
