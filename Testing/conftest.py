@@ -16,8 +16,8 @@ from NeonatalSegLib.datasets.phantom import Phantom, draw_newborn
 ROOT = Path(__file__).resolve().parent.parent
 # Files whose tests train, segment, draw the panel or start processes: "make test-fast" leaves them out.
 SLOW_FILES = (
-    "adaptation", "age", "annotation_crash", "annotator", "bare_slicer", "batch", "bids_app", "cli", "cluster", "compare_nnunet", "dhcp",
-    "engine", "engine_segment", "experiments", "extension", "faults", "finetuning",
+    "adaptation", "age", "annotation_crash", "annotator", "bare_slicer", "batch", "bids_app", "cli", "cluster",
+    "compare_nnunet", "dhcp", "engine", "engine_segment", "experiments", "extension", "faults", "finetuning",
     "focus", "inference", "mrml_contrast",
     "mrml_engine", "pages", "phantom", "preprocessing", "randomisation", "real_scans", "resources", "robustness",
     "runs", "store", "store_processes", "strangers_models", "study", "templates", "training", "widget",

@@ -6,7 +6,6 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
-import click
 import typer
 from typer.core import TyperCommand
 
@@ -52,7 +51,7 @@ class Level(str, Enum):
 class BidsCommand(TyperCommand):
     """Takes several values after one option, ``--participant-label 01 02``, as BIDS-Apps are called."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         spread: list[str] = []
         option, values = "", 0
         for word in args:
