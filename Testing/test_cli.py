@@ -71,6 +71,7 @@ def test_segment_leaves_what_it_promises(newborn_files: dict[str, Path], tmp_pat
             "dseg.json",
             "dseg.png",
             "report.html",
+            "probseg.json",
             "probseg.nii.gz",
             "uncertainty.nii.gz",
         )

@@ -2,7 +2,8 @@
 
 For a scan named ``sub-01``: ``sub-01_dseg.nii.gz`` (uint8, 0-9), ``sub-01_volumes.tsv`` (mL), ``sub-01_dseg.json``
 (model, versions, device, times, inputs, warnings), ``sub-01_dseg.png``, ``sub-01_report.html``; on request
-``sub-01_probseg.nii.gz``, ``sub-01_uncertainty.nii.gz``, and ``sub-01_dseg.dcm`` with ``sub-01_volumes.dcm``.
+``sub-01_probseg.nii.gz`` with ``sub-01_probseg.json``, ``sub-01_uncertainty.nii.gz``, and ``sub-01_dseg.dcm`` with
+``sub-01_volumes.dcm``.
 """
 
 from __future__ import annotations
@@ -92,8 +93,8 @@ def write_outputs(
     disk or an interruption leaves what was there before, and a kill between two moves is finished by the next run.
 
     Returns:
-        Paths by kind: "dseg", "volumes", "sidecar", "report", and where made "picture", "probabilities", "uncertainty",
-        "dicom_seg", "dicom_sr".
+        Paths by kind: "dseg", "volumes", "sidecar", "report", and where made "picture", "probabilities",
+        "probabilities_sidecar", "uncertainty", "dicom_seg", "dicom_sr".
     """
     folder, name = Path(folder), check_name(name or scan.name, "scan")
     check_writable(folder)
@@ -115,6 +116,9 @@ def write_outputs(
             dicom_out.write_dicom(dicom_out.source_of(scan), segmentation, files["dicom_seg"], files["dicom_sr"])
         segmentation.times_s["write"] = time.perf_counter() - started
         facts = {**sidecar(segmentation, scan, options), **facts}
+        if "probabilities" in files:  # BIDS wants it beside the image
+            files["probabilities_sidecar"] = staging / f"{name}_probseg.json"
+            files["probabilities_sidecar"].write_text(_probabilities_sidecar(facts), encoding="utf-8")
         files["report"] = staging / f"{name}_report.html"
         write_scan_page(files["report"], name, facts, segmentation.volumes_ml, seen, files.get("picture"))
         facts["Files"] = {path.name: sha256(path) for path in files.values()}
@@ -139,7 +143,7 @@ def write_outputs(
 def _names(name: str, options: SegmentOptions, picture: bool) -> list[str]:
     """Of all files that are going to be written."""
     kinds = ["dseg.nii.gz", "volumes.tsv", "dseg.json", "report.html", *(["dseg.png"] if picture else [])]
-    kinds += ["probseg.nii.gz"] if options.probabilities else []
+    kinds += ["probseg.nii.gz", "probseg.json"] if options.probabilities else []
     kinds += ["uncertainty.nii.gz"] if options.uncertainty else []
     kinds += ["dseg.dcm", "volumes.dcm"] if options.dicom_seg else []
     return [f"{name}_{kind}" for kind in kinds]
@@ -184,6 +188,12 @@ def sidecar(segmentation: Segmentation, scan: Scan, options: SegmentOptions | No
         "Warnings": segmentation.warnings,
         "Versions": versions(),
     }
+
+
+def _probabilities_sidecar(facts: Mapping[str, Any]) -> str:
+    kept = {key: facts[key] for key in ("Sources", "SpatialReference") if key in facts}
+    labels = {"Description": "Probability of each class", "LabelMap": [tissue.abbreviation for tissue in TISSUES]}
+    return json.dumps({**labels, **kept}, indent=1) + "\n"
 
 
 def versions() -> dict[str, str]:
