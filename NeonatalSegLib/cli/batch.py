@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from typer.core import TyperCommand
@@ -51,7 +51,7 @@ class Level(str, Enum):
 class BidsCommand(TyperCommand):
     """Takes several values after one option, ``--participant-label 01 02``, as BIDS-Apps are called."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         spread: list[str] = []
         option, values = "", 0
         for word in args:

@@ -189,7 +189,7 @@ def _scans(
 ) -> list[StudyScan]:
     from NeonatalSegLib.annotation.study import StudyScan
     from NeonatalSegLib.scans.scan import scan_name
-    from NeonatalSegLib.segmentation.batch import scans_of_bids, scans_of_list
+    from NeonatalSegLib.segmentation.study_scans import scans_of_bids, scans_of_list
 
     single = t2 or t1
     if sum(source is not None for source in (bids, table, single)) != 1:
