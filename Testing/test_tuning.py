@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 from NeonatalSegLib.models import store
 from NeonatalSegLib.models.bundle import save_model
 from NeonatalSegLib.models.registry import find_model
-from NeonatalSegLib.models.scores import Scores, change_text
+from NeonatalSegLib.models.scores import SOURCE_ROW, Scores, change_text
 from NeonatalSegLib.models.versions import Version, list_versions
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.panel import segment_view
@@ -143,6 +144,33 @@ def test_without_held_out_slices_there_is_no_table_but_a_sentence() -> None:
     made.set_store("base", [Version("base-ft001", "candidate", "deep", "base", Scores.of(nothing))])
     made.finished({**RESULT, **nothing})
     assert "could not be scored" in view_of(made).message and view_of(made).rows == ()
+
+
+def test_what_it_knew_before_stands_below_the_mean() -> None:
+    scores = Scores.of({**RESULT, "source_before": 0.9, "source_after": 0.88})
+    assert scores.rows[8][0] == "Mean" and scores.rows[9] == (SOURCE_ROW, "0.900", "0.880", "-0.020")
+
+
+def test_two_promises_the_users_choice() -> None:
+    made = tuning()
+    assert view_of(made).keep == "everything" and "forgets little" in view_of(made).keep_text
+    made.choose_keep("scanner")
+    made.choose_keep("nothing of the kind")
+    view = view_of(made)
+    assert view.keep == "scanner" and "current model stays" in view.keep_text
+    assert {name for _, name in view.keeps} == {"everything", "scanner"}
+
+
+def test_a_model_for_scans_like_these_is_named_by_their_study_and_replaces_none() -> None:
+    made = tuning()
+    made.start()
+    made.set_store("base", [replace(CANDIDATE, keep="scanner")])
+    made.finished(RESULT)
+    accept = view_of(made).accept
+    assert accept.enabled and "Let the study study name base-ft001; base stays current" in accept.tool_tip
+    assert "made for scans like these" in view_of(made).message
+    made.set_study("")
+    assert not view_of(made).accept.enabled and "choose that study first" in view_of(made).accept.tool_tip
 
 
 def test_warnings_come_first() -> None:

@@ -77,9 +77,14 @@ def complete(folder: Path, newborn: Phantom, number: int) -> None:
             project.complete(key, labels[plane(grid, planned.axis, planned.index)], seconds=30.0)
 
 
-def add_candidate() -> str:
+def add_candidate(keep: str = "everything") -> str:
     """A candidate in the store as a fine-tuning leaves it; returns its name."""
-    lineage = {**SCORES, "slices": ["newborn/axial/3"], "held_out_slices": ["newborn/axial/5"]}
+    lineage = {
+        **SCORES,
+        "settings": {"keep": keep},
+        "slices": ["newborn/axial/3"],
+        "held_out_slices": ["newborn/axial/5"],
+    }
     return store.add_version(build_network(TINY), TINY, find_model(), lineage).name
 
 
@@ -232,8 +237,8 @@ class RunTest(TuneCase):
         fields = self.start().fields
         self.assertEqual(
             fields,
-            {"study": str(study), "raters": None, "model": DEFAULT_MODEL, "settings": {"strategy": "full"},
-             "device": "auto"},
+            {"study": str(study), "raters": None, "model": DEFAULT_MODEL, "device": "auto",
+             "settings": {"strategy": "full", "keep": "everything"}},
         )  # fmt: skip
 
     def test_advanced_settings_and_the_device_of_the_segment_section(self) -> None:
@@ -242,8 +247,9 @@ class RunTest(TuneCase):
         self.tune_ui.stepsBox.setValue(40)
         self.tune_ui.rehearsalBox.setChecked(False)
         self.tune_ui.strategySelector.setCurrentIndex(self.tune_ui.strategySelector.findData("shallow"))
+        self.tune_ui.keepSelector.setCurrentIndex(self.tune_ui.keepSelector.findData("scanner"))
         fields = self.start().fields
-        self.assertEqual(fields["settings"], {"strategy": "shallow", "steps": 40, "rehearsal": 0.0})
+        self.assertEqual(fields["settings"], {"strategy": "shallow", "keep": "scanner", "steps": 40, "rehearsal": 0.0})
         self.assertEqual(fields["device"], "cpu")
 
     def test_progress_and_live_plot(self) -> None:

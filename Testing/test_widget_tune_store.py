@@ -15,7 +15,7 @@ from test_widget_tune import HAVE_TORCH, TINY, WAIT_S, TuneCase, add_candidate, 
 
 from NeonatalSegLib.models import store
 from NeonatalSegLib.models.bundle import save_model
-from NeonatalSegLib.models.registry import DEFAULT_MODEL
+from NeonatalSegLib.models.registry import DEFAULT_MODEL, find_model
 from NeonatalSegLib.mrml.finetune.charts import LOSS
 from NeonatalSegLib.mrml.shared.compute import start_engine
 from NeonatalSegLib.networks.network import build_network
@@ -49,6 +49,16 @@ class StoreTest(TuneCase):
         self.assertIn(f"{DEFAULT_MODEL} is the current model again", self.said("tuneMessageLabel"))
         self.assertEqual(self.ui.modelSelector.property("currentText"), DEFAULT_MODEL)
         self.assertFalse(self.tune_ui.rollBackButton.isEnabled())
+
+    def test_a_model_for_scans_like_these_becomes_its_studys(self) -> None:
+        name = add_candidate("scanner")
+        self.tune.read_store()
+        self.tuning.choose_version(name)
+        self.tune_ui.acceptButton.click()
+        self.assertEqual(store.current_name(), DEFAULT_MODEL)
+        self.assertEqual(find_model(Path(self.parameters.studyFolder)).name, name)
+        self.assertIn(f"names {name} now", self.said("tuneMessageLabel"))
+        self.assertIn(name, self.shown(self.ui.modelSelector))
 
     def test_discard_asks_first(self) -> None:
         answers, asked = iter([False, True]), []

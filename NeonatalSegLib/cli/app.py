@@ -48,6 +48,7 @@ app.command()(segment.demo)
 app.command()(split.split)
 app.command()(study.budget)
 app.command()(study.finetune)
+app.command()(study.complete)
 app.add_typer(models.app, name="models")
 app.add_typer(experiment.experiment)
 

@@ -55,6 +55,20 @@ def accept(name: Name) -> None:
     typer.echo(f"Current model: {store.accept(name).name} (before: {before})")
 
 
+@app.command()
+def use(
+    name: Name,
+    study: Annotated[Path, typer.Option(help="Folder of the study.")],
+) -> None:
+    """Let a study name a model for its own scans: `--model STUDY` then means it. The current model stays."""
+    from NeonatalSegLib.models.for_study import name_for_study
+    from NeonatalSegLib.models.registry import installed_model
+
+    model = installed_model(name)
+    name_for_study(study, model)
+    typer.echo(f"{study} names {model.name}: `neonatalseg segment --model {study} ...` uses it, and so does batch.")
+
+
 @app.command("roll-back")
 def roll_back() -> None:
     """Take the last acceptance back: the model that was current before is so again."""

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 T1 = Annotated[Optional[Path], typer.Option(help="T1 image, or a folder with one DICOM series.")]
 T2 = Annotated[Optional[Path], typer.Option(help="T2 image, or a folder with one DICOM series.")]
 Model = Annotated[
-    Optional[str], typer.Option(help="Name or folder of a model; default: the accepted one, else the shipped one.")
+    Optional[str],
+    typer.Option(
+        help="Name or folder of a model, or folder of a study that names one (`models use`); default: the accepted "
+        "one, else the shipped one."
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps, or gpu (Intel's, through OpenVINO).")]
 Engine = Annotated[

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from NeonatalSegLib.cli.options import Device, Model, progress_line
+from NeonatalSegLib.cli.options import Device, Engine, Model, Overwrite, progress_line
 from NeonatalSegLib.errors import NeonatalSegError
 
 if TYPE_CHECKING:
     from NeonatalSegLib.annotation.plan import Plan
     from NeonatalSegLib.annotation.study import StudyScan
     from NeonatalSegLib.finetuning.run import FineTuned
+    from NeonatalSegLib.models.bundle import Model as Bundle
 
 
 def budget(
@@ -105,7 +106,17 @@ def finetune(
     strategy: Annotated[
         Optional[str], typer.Option(help="none, shallow, medium, deep, full or scratch. Default: full.")
     ] = None,
-    steps: Annotated[Optional[int], typer.Option(help="Optimiser steps; default: for minutes on one machine.")] = None,
+    keep: Annotated[
+        Optional[str],
+        typer.Option(
+            help="everything (default): learn as far as little is forgotten of other scans; or scanner: learn all that "
+            "these slices teach, for scans like these. --accept then lets the study name the model (see `models use`)."
+        ),
+    ] = None,
+    minutes: Annotated[
+        Optional[float], typer.Option(help="That it may take: on a slow machine there are fewer steps.")
+    ] = None,
+    steps: Annotated[Optional[int], typer.Option(help="Most optimiser steps; default: for minutes.")] = None,
     rater: Annotated[Optional[list[str]], typer.Option(help="Whose slices; may be given again. Default: all.")] = None,
     rehearsal: Annotated[
         Optional[Path],
@@ -138,11 +149,11 @@ def finetune(
     annotated = read_annotations(study, rater)
     from NeonatalSegLib.finetuning import run
     from NeonatalSegLib.finetuning.settings import FineTuningSettings
-    from NeonatalSegLib.models import store
     from NeonatalSegLib.models.history import check_writable
     from NeonatalSegLib.models.registry import find_model
 
     chosen = {"strategy": strategy, "seed": seed, "steps": steps, "rehearsal": 0.0 if no_rehearsal else None}
+    chosen |= {"keep": keep, "minutes": minutes}
     given |= {name: value for name, value in chosen.items() if value is not None}
     found, settings = find_model(model), FineTuningSettings.from_json(given)
     if settings.strategy != "none":
@@ -159,14 +170,53 @@ def finetune(
     if tuned.settings.strategy != "none":
         made = tuned.save()
         typer.echo(f"New model: {made.name} in {made.folder}")
-        if accept:
-            store.accept(made.name)
-        hint = "it is now the default" if accept else f"a candidate: `neonatalseg models accept {made.name}` to use it"
-        typer.echo(f"{made.name} is {hint}.")
+        typer.echo(_accepted(made, study, settings.keep) if accept else _to_accept(made, study, settings.keep))
+
+
+def complete(
+    study: Annotated[Path, typer.Argument(help="Folder of the study.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results; made where missing.")],
+    rater: Annotated[Optional[list[str]], typer.Option(help="Whose slices; may be given again. Default: all.")] = None,
+    model: Model = None,
+    device: Device = "auto",
+    engine: Engine = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """Segment the annotated scans of a study, the completed slices exactly as they were annotated."""
+    from NeonatalSegLib.annotation.completed import read_annotations
+
+    read_annotations(study, rater)  # bad input is told before the network's libraries load
+    from NeonatalSegLib.annotation.own_scans import complete_study
+    from NeonatalSegLib.segmentation.outputs import check_writable
+    from NeonatalSegLib.segmentation.segmenter import Segmenter
+
+    check_writable(out)
+    segmenter = Segmenter(model or None, device, engine)
+    for written in complete_study(study, out, segmenter, rater, overwrite=overwrite, progress=progress_line):
+        typer.echo(f"Written: {written['dseg']}")
+
+
+def _accepted(model: Bundle, study: Path, keep: str) -> str:
+    """Take a new model for what it was made for, and say so."""
+    from NeonatalSegLib.models import store
+    from NeonatalSegLib.models.for_study import name_for_study
+
+    if keep == "scanner":
+        name_for_study(study, model)
+        return f"{model.name} is the model of this study: `neonatalseg segment --model {study} ...`, and batch, use it."
+    store.accept(model.name)
+    return f"{model.name} is now the default."
+
+
+def _to_accept(model: Bundle, study: Path, keep: str) -> str:
+    command = f"use {model.name} --study {study}" if keep == "scanner" else f"accept {model.name}"
+    return f"{model.name} is a candidate: `neonatalseg models {command}` to use it."
 
 
 def _tell_tuned(tuned: FineTuned) -> None:
     """Before and after, tissue by tissue, and what else is to be known."""
+    from NeonatalSegLib.models.scores import SOURCE_ROW
+
     facts = tuned.lineage()
     for warning in tuned.adapted.warnings:
         typer.echo(f"Warning: {warning}", err=True)
@@ -181,7 +231,7 @@ def _tell_tuned(tuned: FineTuned) -> None:
         cells = ["not measured" if value is None else f"{value:.3f}" for value in (before, after)]
         typer.echo(f"{key:<28}{cells[0]:>8}{cells[1]:>8}")
     if facts["source_before"] is not None:
-        typer.echo(f"{'old domain (guard)':<28}{facts['source_before']:>8.3f}{facts['source_after']:>8.3f}")
+        typer.echo(f"{SOURCE_ROW:<28}{facts['source_before']:>8.3f}{facts['source_after']:>8.3f}")
 
 
 def _scans(

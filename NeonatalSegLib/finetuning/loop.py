@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,15 +18,23 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from NeonatalSegLib.errors import NeonatalSegError, is_out_of_memory
+from NeonatalSegLib.finetuning.batches import Batches, loss_of_batch
 from NeonatalSegLib.finetuning.mixing import Tried, best_mix, evaluate, mixed, score_of
+from NeonatalSegLib.finetuning.pace import Pace
 from NeonatalSegLib.finetuning.settings import FineTuningSettings
-from NeonatalSegLib.finetuning.sparse_labels import SparseCase, SparsePatches, central_part
-from NeonatalSegLib.networks.losses import DeepSupervisionLoss, merged_loss
+from NeonatalSegLib.finetuning.sparse_labels import SparseCase, central_part
+from NeonatalSegLib.finetuning.teacher import label_the_rest
+from NeonatalSegLib.networks.losses import DeepSupervisionLoss
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.networks.strategies import Selection, trainable_parameters
-from NeonatalSegLib.networks.torch_engine import autocast_training, faster_on_cpu
+from NeonatalSegLib.networks.torch_engine import faster_on_cpu
 from NeonatalSegLib.tissues import NUMBER_OF_CLASSES, PHYSIOLOGICAL, UNKNOWN
 
+SHARE_FOR_TRAINING = 0.9  # of the user's minutes; the rest prepares the scans and writes the model
+TEACH_FROM, TEACH_EVERY = (
+    0.5,
+    0.25,
+)  # shares of the training: before the half the teacher knows no more than the old model
 SOURCE_TOLERANCE = 0.01  # mean DSC that a new model may lose on the case that guards the old domain
 
 
@@ -140,7 +147,8 @@ class FineTuningRun:
         report: Report | None,
         should_stop: Callable[[], bool],
     ) -> None:
-        self.shape, self.cases, self.settings, self.device = shape, cases, settings, device
+        self.shape, self.settings, self.device = shape, settings, device
+        self.cases = [replace(case, labels=case.labels.copy()) for case in cases]  # the teacher writes into them
         self.guard: SparseCase | None = None
         if len(rehearsal) > 1:  # one window of it: it is evaluated often
             middle = central_part(rehearsal[-1], shape.patch)
@@ -193,71 +201,60 @@ class FineTuningRun:
         s = self.settings
         parameters = [p for p in self.network.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(parameters, s.learning_rate, weight_decay=s.weight_decay)
-        warm = max(1, round(s.warm_up * s.steps))
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min(1.0, (step + 1) / warm) * (1 - step / s.steps) ** 0.9
-        )
+        pace = Pace(s.steps, self.seconds_for_training())
         mean = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(s.ema))
         loss_of = DeepSupervisionLoss()
-        every = max(1, round(s.judge_every * s.steps)) if s.judge_every else s.steps + 1
         best, best_score, stopped = None, -1.0, False
         self.network.train()
-        for step, (images, labels, groups) in enumerate(self.batches(), 1):
-            if self.should_stop():
-                stopped = True
-                break
-            with autocast_training(self.device):
-                outputs = self.network(images)
-            heads = outputs if isinstance(outputs, list) else [outputs]  # a network without deep supervision
-            loss = merged_loss(loss_of, heads, labels, labels != UNKNOWN, groups)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 12.0)
-            optimizer.step()
-            schedule.step()
-            mean.update_parameters(self.network)
-            value, held = float(loss.detach()), None
-            if self.evaluated and (step % every == 0 or (step == s.steps and s.judge_every)):
-                held = score_of(self.evaluate(mean.module))
-                if held > best_score:
+        with Batches(self.cases, self.rehearsal, s, self.device) as batches:
+            while not pace.over and not stopped:
+                if stopped := self.should_stop():
+                    break
+                loss = loss_of_batch(self.network, self.old, loss_of, batches.take(), s)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(parameters, 12.0)
+                for group in optimizer.param_groups:
+                    group["lr"] = s.learning_rate * pace.learning_rate(s.warm_up)
+                optimizer.step()
+                pace.step_done()
+                mean.update_parameters(self.network)
+                self.teach(pace, mean.module, batches)
+                if (held := self.judge(pace, mean.module)) is not None and held > best_score:
                     best, best_score = copy.deepcopy(mean.module), held
-            self.history.append((step, value, held))
-            self.report_stage(
-                "train",
-                0.05 + 0.85 * step / s.steps,
-                step=step,
-                steps=s.steps,
-                loss=value,
-                held_out_dsc=held,
-                choosing_seconds=self.scoring_seconds * len(s.mixes),
-            )
+                self.history.append((pace.done, float(loss.detach()), held))
+                self.report_step(pace)
         if stopped and self.evaluated and self.history and self.history[-1][2] is None:
             held = score_of(self.evaluate(mean.module))
             best = copy.deepcopy(mean.module) if held > best_score else best
         return (best or mean.module).eval(), stopped
 
-    def batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[tuple[tuple[int, ...], ...]]]]:
-        """Batches on the device, with the classes that each sample's labels merge: those of rehearsal merge none.
+    def report_step(self, pace: Pace) -> None:
+        """Tell of the step that was just done."""
+        step, loss, held = self.history[-1]
+        left = self.scoring_seconds * len(self.settings.mixes)
+        facts = {"step": step, "steps": pace.steps, "loss": loss, "held_out_dsc": held, "choosing_seconds": left}
+        self.report_stage("train", 0.05 + 0.85 * pace.share, **facts)
 
-        The next batch is drawn while the network works on the last.
-        """
-        s = self.settings
-        assert s.patch is not None
-        source = SparsePatches(self.cases, self.rehearsal, s.rehearsal, s.patch, s.augmentation, s.seed)
+    def seconds_for_training(self) -> float | None:
+        """What is left of the user's minutes when the last judgements are taken off; None where there is no limit."""
+        if self.settings.minutes is None:
+            return None
+        gone = time.perf_counter() - self.started
+        return SHARE_FOR_TRAINING * 60 * self.settings.minutes - gone - self.scoring_seconds * len(self.settings.mixes)
 
-        def draw(number: int) -> tuple[torch.Tensor, torch.Tensor]:
-            drawn = [source.draw(number * s.batch_size + i) for i in range(s.batch_size)]
-            return torch.stack([image for image, _ in drawn]), torch.stack([labels for _, labels in drawn])
+    def judge(self, pace: Pace, mean: nn.Module) -> float | None:
+        """Mean DSC on the held-out slices, where it is time for it."""
+        every = self.settings.judge_every
+        return score_of(self.evaluate(mean)) if self.evaluated and every and pace.passed(every) else None
 
-        with ThreadPoolExecutor(1) as drawer:
-            waiting = drawer.submit(draw, 0)
-            for number in range(s.steps):
-                images, labels = waiting.result()
-                numbers = range(number * s.batch_size, (number + 1) * s.batch_size)
-                groups = [() if source.from_rehearsal(n) else s.merged for n in numbers]
-                if number + 1 < s.steps:
-                    waiting = drawer.submit(draw, number + 1)
-                yield images.to(self.device), labels.to(self.device).long(), groups
+    def teach(self, pace: Pace, mean: nn.Module, batches: Batches) -> None:
+        """Where it is time for it, label the rest of the annotated scans by the running mean of the weights."""
+        due = pace.passed(TEACH_EVERY) and TEACH_FROM - 1e-9 <= pace.share < 1 - 1e-9
+        if self.settings.teacher and due:
+            batches.settle()
+            for case in self.cases:
+                label_the_rest(case, mean, self.shape, self.settings.certain, self.device)
 
     def choose(
         self, new: nn.Module, before: np.ndarray, source_before: float | None
@@ -280,7 +277,8 @@ class FineTuningRun:
             )
             network = mixed(self.old, new, mix)
             score, guard = self.evaluate(network), self.evaluate_guard(network)
-            forgets = guard is not None and source_before is not None and guard < source_before - SOURCE_TOLERANCE
+            lost = None if guard is None or source_before is None else source_before - guard
+            forgets = self.settings.keep == "everything" and lost is not None and lost > SOURCE_TOLERANCE
             tried.append(Tried(not forgets, score_of(score), mix, score, guard, network))
         best = best_mix(tried)
         if best.score < score_of(before):

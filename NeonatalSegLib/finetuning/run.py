@@ -19,7 +19,7 @@ import numpy as np
 from NeonatalSegLib.annotation.completed import AnnotatedScan
 from NeonatalSegLib.annotation.plan import PlannedSlice
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.finetuning.sparse_labels import SparseCase, annotated_on
+from NeonatalSegLib.finetuning.sparse_labels import SparseCase, annotated_on, box_of
 from NeonatalSegLib.models.bundle import Model
 from NeonatalSegLib.scans.grid import plane
 from NeonatalSegLib.tissues import PHYSIOLOGICAL, UNKNOWN
@@ -214,12 +214,16 @@ def prepare_case(scan: AnnotatedScan, held_out: set[str], spacing_mm: float) -> 
     if not prepared.target.is_like(scan.grid, tolerance_mm=0.1):
         raise NeonatalSegError(f"The annotation of {scan.name} does not lie on the grid of its scan.")
     masks = {False: np.zeros(scan.labels.shape, bool), True: np.zeros(scan.labels.shape, bool)}
+    boxes = []
     for s in scan.slices:
-        masks[s.key in held_out][plane(scan.grid, s.axis, s.index)] = True
+        where = plane(scan.grid, s.axis, s.index)
+        masks[s.key in held_out][where] = True
+        if s.key in held_out:
+            boxes.append(box_of(prepared.grid, prepared.target, where))
     learned = annotated_on(prepared.grid, prepared.target, scan.labels, masks[False])
     judging = annotated_on(prepared.grid, prepared.target, scan.labels, masks[True])
     labels = np.where(judging == UNKNOWN, learned, UNKNOWN)
-    return SparseCase(scan.name, prepared.array, labels, judging, prepared.warnings)
+    return SparseCase(scan.name, prepared.array, labels, judging, prepared.warnings, tuple(boxes))
 
 
 def by_tissue(per_class: np.ndarray) -> dict[str, float | None]:

@@ -9,6 +9,7 @@ from typing import Any
 from NeonatalSegLib.augmentation.transforms import AugmentationSettings
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files.settings import tuples
+from NeonatalSegLib.models.promises import PROMISES
 from NeonatalSegLib.networks.strategies import check_strategy
 
 # Less than in training from scratch: the few slices are to be learned, and elastic warping tears planes of one voxel.
@@ -23,12 +24,19 @@ class FineTuningSettings:
 
     Attributes:
         strategy: one of the paper's six (networks/strategies.py).
-        steps: optimiser steps of ``batch_size`` patches.
+        steps: optimiser steps of ``batch_size`` patches, at most.
+        minutes: that all of it may take; on a slow machine there are fewer steps. None: no limit.
         learning_rate: of AdamW after the warm-up; falls as (1 - step / steps) ** 0.9.
         warm_up: share of the steps in which the learning rate rises from 0.
         ema: decay of the running mean of the weights, which is what is evaluated and kept.
         rehearsal: share of patches from the model's own domain, against forgetting.
+        distil: patches of the model's own domain are learned as the old model labels them, not as they were drawn.
+        teacher: weight of the rest of the annotated scans, as the running mean of the weights labels it from half of
+            the steps on where it is certain; 0: the annotated slices alone.
+        certain: probability from which on the teacher is followed.
         mixes: the result is (1 - a) old + a new weights, a the best of these on the held-out slices.
+        keep: "everything": no mix that loses more than ``SOURCE_TOLERANCE`` on scans of the model's own kind, as far as
+            the guard can tell; "scanner": the mix that is best on the held-out slices, whatever it loses elsewhere.
         held_out: share of the annotated slices that judge and are not learned from.
         judge_every: share of the steps between two judgements on held-out slices; 0: none while it trains.
         merged: groups of classes that the annotation does not tell apart; the first stands for all.
@@ -41,13 +49,18 @@ class FineTuningSettings:
 
     strategy: str = "full"
     steps: int = 120
+    minutes: float | None = 6.0
     learning_rate: float = 6e-4
     weight_decay: float = 0.01
     batch_size: int = 1
     warm_up: float = 0.1
     ema: float = 0.95
     rehearsal: float = 0.3
+    distil: bool = False
+    teacher: float = 0.0
+    certain: float = 0.8
     mixes: tuple[float, ...] = (0.2, 0.4)  # at 0.5 one of three simulated fine-tunings cost its source newborn 0.011
+    keep: str = "everything"
     held_out: float = 0.2
     judge_every: float = 0.25
     merged: tuple[tuple[int, ...], ...] = ()
@@ -57,9 +70,13 @@ class FineTuningSettings:
 
     def __post_init__(self) -> None:
         check_strategy(self.strategy)
+        if self.keep not in PROMISES:
+            raise NeonatalSegError(f"A fine-tuning keeps {' or '.join(PROMISES)}, got {self.keep!r}.")
+        if self.minutes is not None and not self.minutes > 0:
+            raise NeonatalSegError(f"A fine-tuning needs more than 0 minutes, got {self.minutes}.")
         if self.steps < 1 or self.batch_size < 1:
             raise NeonatalSegError(f"A fine-tuning needs at least one step and one patch, got {self.steps} steps.")
-        for name in ("warm_up", "rehearsal", "held_out", "judge_every"):
+        for name in ("warm_up", "rehearsal", "held_out", "judge_every", "teacher", "certain"):
             if not 0 <= getattr(self, name) < 1.0001:
                 raise NeonatalSegError(f"The fine-tuning setting {name} must lie in 0-1, got {getattr(self, name)}.")
         if not self.mixes or not all(0 < a <= 1 for a in self.mixes):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -59,6 +60,28 @@ def _through(index: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return index @ matrix[:3, :3].T + matrix[:3, 3]
 
 
+Box = tuple[slice, slice, slice]  # z, y, x
+
+
+def box_of(grid: Grid, target: Grid, where: tuple[slice | int, ...]) -> Box:
+    """The box on the network's grid that holds one slice of a scan's grid, so that nothing else need be segmented.
+
+    Args:
+        grid: the network's.
+        target: the scan's.
+        where: the slice, as ``scans.grid.plane`` gives it (z, y, x).
+    """
+    ends = [
+        (w - 0.5, w + 0.5) if isinstance(w, int) else (-0.5, n - 0.5) for w, n in zip(where, target.shape, strict=True)
+    ]
+    corners = np.array(list(itertools.product(*ends[::-1])))  # x, y, z
+    place = _through(corners, np.linalg.inv(grid.matrix()) @ target.matrix())
+    first = np.clip(np.floor(place.min(0)), 0, grid.size).astype(int)
+    last = np.clip(np.ceil(place.max(0)) + 1, 0, grid.size).astype(int)
+    z, y, x = (slice(int(a), int(b)) for a, b in zip(first[::-1], last[::-1], strict=True))
+    return z, y, x
+
+
 @dataclass(frozen=True)
 class SparseCase:
     """A scan on the network's grid of which some slices are annotated.
@@ -68,6 +91,7 @@ class SparseCase:
         labels: (z, y, x) uint8 to learn from; ``UNKNOWN`` where nobody has said, and where slices are held out.
         held_out: (z, y, x) uint8 to evaluate by; ``UNKNOWN`` elsewhere.
         warnings: what is doubtful about the scan, in words.
+        boxes: that hold the held-out slices, one each; empty where it is not known which slices they are.
     """
 
     name: str
@@ -75,6 +99,7 @@ class SparseCase:
     labels: np.ndarray
     held_out: np.ndarray
     warnings: tuple[str, ...] = ()
+    boxes: tuple[Box, ...] = ()
 
 
 class SparsePatches:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.models.bundle import Model, read_model
+from NeonatalSegLib.models.for_study import is_study, named_by_study
 from NeonatalSegLib.models.history import Event, accepted_order, read_events, user_folder
 from NeonatalSegLib.resources import shipped_models
 
@@ -43,7 +44,7 @@ def installed_models() -> tuple[list[Model], list[str]]:
 
 
 def find_model(name_or_path: str | Path | None = None) -> Model:
-    """A model by its name, or by the path of its bundle folder; None for the user's default.
+    """A model by its name, by the path of its bundle folder or of a study that names one; None: the user's default.
 
     A name means an installed model, whatever lies in the working directory: a folder there is ``./NAME``.
 
@@ -58,9 +59,24 @@ def find_model(name_or_path: str | Path | None = None) -> Model:
         return installed_model(default_model_name())
     if isinstance(name_or_path, str) and is_name(name_or_path):
         return installed_model(name_or_path)
-    if (path := Path(name_or_path)).is_dir():
+    if is_study(path := Path(name_or_path)):
+        return _model_of_study(path)
+    if path.is_dir():
         return read_model(path)
     raise NeonatalSegError(f"{path} is not a model: expected the name of a model or a bundle folder.")
+
+
+def _model_of_study(study: Path) -> Model:
+    """NeonatalSegError where the study names none, or one that is not here with the same weights."""
+    named = named_by_study(study)
+    model = installed_model(named.name)
+    if model.hash != named.sha256:
+        raise NeonatalSegError(
+            f"The study {study} names the model {named.name} with other weights than those of that name here "
+            f"({named.sha256[:12]} and {model.hash[:12]}): import the model that is meant (neonatalseg models import), "
+            f"or name another (neonatalseg models use NAME --study {study})."
+        )
+    return model
 
 
 def is_name(text: str) -> bool:

@@ -9,15 +9,22 @@ from typing import Any
 
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
+SOURCE_ROW = "Other kinds (estimate)"  # what is known of scans like those that the model learned from before
+
 
 @dataclass(frozen=True)
 class Scores:
-    """Dice (0-1) on the held-out slices by tissue key, before and after; None where a tissue was not there."""
+    """Dice (0-1) on the held-out slices by tissue key, before and after; None where a tissue was not there.
+
+    ``source_before`` and ``source_after`` are the means on what guards the scans that the model knew before.
+    """
 
     before: Mapping[str, float | None] = field(default_factory=dict)
     after: Mapping[str, float | None] = field(default_factory=dict)
     before_mean: float | None = None
     after_mean: float | None = None
+    source_before: float | None = None
+    source_after: float | None = None
 
     @staticmethod
     def of(fields: Mapping[str, Any]) -> Scores:
@@ -27,15 +34,22 @@ class Scores:
             dict(fields.get("after") or {}),
             fields.get("before_mean"),
             fields.get("after_mean"),
+            fields.get("source_before"),
+            fields.get("source_after"),
         )
 
     @property
     def rows(self) -> tuple[tuple[str, str, str, str], ...]:
-        """(tissue, before, after, change) as shown, the mean last; none where nothing was measured."""
+        """(tissue, before, after, change) as shown; none where nothing was measured.
+
+        The tissues on the held-out slices, their mean, and last what the model knew before, where that was measured.
+        """
         if not self.before and not self.after:
             return ()
         pairs = [(t.name, self.before.get(t.key), self.after.get(t.key)) for t in PHYSIOLOGICAL]
         pairs.append(("Mean", self.before_mean, self.after_mean))
+        if self.source_before is not None:
+            pairs.append((SOURCE_ROW, self.source_before, self.source_after))
         return tuple(
             (name, dice_text(before), dice_text(after), change_text(before, after)) for name, before, after in pairs
         )

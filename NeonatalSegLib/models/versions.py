@@ -18,6 +18,7 @@ class Version:
     strategy: str = ""
     parent: str = ""
     scores: Scores = field(default_factory=Scores)
+    keep: str = "everything"  # what it was made for, see FineTuningSettings
 
     @property
     def label(self) -> str:
@@ -36,5 +37,6 @@ def list_versions() -> list[Version]:
             if (state := status(model.name)) != SHIPPED:
                 lineage = model.metadata["neonatalseg"].get("lineage") or {}
                 made = str(lineage.get("strategy", "")), str(lineage.get("parent", ""))
-                versions.append(Version(model.name, state, *made, Scores.of(lineage)))
+                keep = str((lineage.get("settings") or {}).get("keep") or "everything")
+                versions.append(Version(model.name, state, *made, Scores.of(lineage), keep))
     return versions

@@ -79,6 +79,19 @@ class DeepSupervisionLoss(nn.Module):
         return total
 
 
+def distillation_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Cross entropy against the probabilities of another network, the mean over voxels (Hinton 2015).
+
+    Args:
+        logits, target: (n, classes, z, y, x), of the network that learns and of the one that is to be remembered.
+
+    Returns:
+        Scalar, least where both give the same probabilities.
+    """
+    wanted = torch.softmax(target.float(), 1)
+    return -(wanted * functional.log_softmax(logits.float(), 1)).sum(1).mean()
+
+
 def age_loss(age_weeks: torch.Tensor, truth_weeks: torch.Tensor) -> torch.Tensor:
     """Mean squared error in weeks squared over the samples with a known age (AgeU-Net; its weight is 0.01).
 

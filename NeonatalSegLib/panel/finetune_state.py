@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from NeonatalSegLib.models.promises import PROMISES
 from NeonatalSegLib.models.scores import Scores, dice_text
 from NeonatalSegLib.models.versions import Version
 from NeonatalSegLib.networks.strategies import STRATEGIES
@@ -70,6 +71,7 @@ class FineTuneState:
         state: the state, ``State.NO_STUDY`` at the start.
         current: name of the current model, told by the model store.
         strategy: the chosen strategy.
+        keep: the chosen promise, one of ``PROMISES``.
         study: the folder name of the study, "" for none.
         version: name of the chosen version, "" for none.
     """
@@ -78,6 +80,7 @@ class FineTuneState:
     state: State = State.NO_STUDY
     current: str = ""
     strategy: str = "full"
+    keep: str = "everything"
     version: str = ""
     strategies: Sequence[Strategy] = tuple(Strategy(name, text) for name, text in STRATEGIES.items())
     study: str = ""
@@ -138,6 +141,12 @@ class FineTuneState:
             self.strategy = name
             self.changed.emit()
 
+    def choose_keep(self, name: str) -> None:
+        """What the new model is to be good for; a name that is not known is passed over."""
+        if name != self.keep and name in PROMISES:
+            self.keep = name
+            self.changed.emit()
+
     def choose_version(self, name: str) -> None:
         """The version whose scores are shown, and that Accept, Discard and Export mean."""
         self.version, self.unkept = name, None
@@ -181,6 +190,8 @@ class FineTuneState:
             self.state, self.version, self.unkept = State.CANDIDATE, str(name), None
             text = f"{name} is ready. {self._means(scores)} The current model is still {self.current}: accept or "
             text += "discard the new one."
+            if self.chosen_version is not None and self.chosen_version.keep == "scanner":
+                text += " It was made for scans like these: accepting lets the study name it, and changes nothing else."
         else:
             self.state, self.unkept = State.READY, scores
             text = f"Nothing was trained: this strategy leaves {self.current} as it is. {self._means(scores)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from NeonatalSegLib.models.promises import PROMISES
 from NeonatalSegLib.panel import controls
 from NeonatalSegLib.panel.controls import Control, duration
 from NeonatalSegLib.panel.finetune_state import NO_VERSION, RUNNING, FineTuneState, State, slices_text
@@ -30,6 +31,9 @@ class View:
     strategies: tuple[tuple[str, str], ...]
     strategy: str
     strategy_text: str
+    keeps: tuple[tuple[str, str], ...]
+    keep: str
+    keep_text: str
     settings: Control
     start: Control
     progress: Control
@@ -63,6 +67,9 @@ def view_of(state: FineTuneState) -> View:
         strategies=tuple((s.label, s.name) for s in state.strategies),
         strategy=state.strategy,
         strategy_text=known.what if known else "",
+        keeps=tuple((promise.label, name) for name, promise in PROMISES.items()),
+        keep=state.keep,
+        keep_text=PROMISES[state.keep].text,
         settings=idle,
         start=_start_button(state),
         progress=Control(visible=state.busy, text=_progress_text(state)),
@@ -143,6 +150,10 @@ def _of_version(state: FineTuneState, tool_tip: str) -> Control:
 def _accept_button(state: FineTuneState) -> Control:
     if not state.busy and state.chosen_version is not None and state.version == state.current:
         return Control(False, f"{state.version} is the current model already.")
+    if not state.busy and state.chosen_version is not None and state.chosen_version.keep == "scanner":
+        if not state.study:
+            return Control(False, f"{state.version} was made for the scans of one study: choose that study first.")
+        return Control(True, f"Let the study {state.study} name {state.version}; {state.current} stays current.")
     return _of_version(state, f"Make {state.version} the current model in place of {state.current}.")
 
 

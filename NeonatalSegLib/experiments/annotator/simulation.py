@@ -21,7 +21,7 @@ from NeonatalSegLib.annotation.slice_selection import ScanToPlan
 from NeonatalSegLib.datasets.cache import read_cache
 from NeonatalSegLib.experiments.annotator.domains import DomainScan, read_domain_scan
 from NeonatalSegLib.experiments.runs import run_jobs
-from NeonatalSegLib.finetuning.sparse_labels import SparseCase
+from NeonatalSegLib.finetuning.sparse_labels import SparseCase, box_of
 from NeonatalSegLib.networks.strategies import STRATEGIES
 from NeonatalSegLib.scans.grid import plane
 from NeonatalSegLib.tissues import NUMBER_OF_CLASSES, PHYSIOLOGICAL, UNKNOWN
@@ -129,7 +129,7 @@ def one_run(
     device, _ = choose_device("auto")
     merged = tuple(tuple(group) for group in settings["merged"])
     given = FineTuningSettings.from_json(
-        {**settings["finetuning"], "strategy": job["strategy"], "seed": job["seed"], "merged": merged}
+        {"minutes": None, **settings["finetuning"], "strategy": job["strategy"], "seed": job["seed"], "merged": merged}
     )
     scans = [read_domain_scan(Path(domain), name) for name in job["annotated"]]
     budget = BudgetSettings(
@@ -182,11 +182,14 @@ def reveal(scan: DomainScan, slices: Sequence[PlannedSlice], share: float, seed:
 
     held = {s.key for s in hold_out(slices, share, seed)}
     learned, judging = (np.full(scan.labels.shape, UNKNOWN, np.uint8) for _ in range(2))
+    boxes = []
     for s in slices:
         where = plane(scan.grid, s.axis, s.index)
+        if s.key in held:
+            boxes.append(box_of(scan.grid, scan.grid, where))
         (judging if s.key in held else learned)[where] = scan.labels[where]
     learned[judging != UNKNOWN] = UNKNOWN
-    return SparseCase(scan.name, scan.image, learned, judging)
+    return SparseCase(scan.name, scan.image, learned, judging, boxes=tuple(boxes))
 
 
 def test(network: Any, shape: Any, scan: DomainScan, merged: Sequence[Sequence[int]], device: Any) -> dict[str, Any]:

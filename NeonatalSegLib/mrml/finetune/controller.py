@@ -40,7 +40,10 @@ class FineTuneController(VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self.ui, self.host, self.panel = ui, host, FineTuneState()
         self.confirm = host.confirm
-        self.store_buttons = StoreButtons(ui, host, self.panel, self.read_store, self._use_default)
+        self._folder = ""
+        self.store_buttons = StoreButtons(
+            ui, host, self.panel, self.read_store, self._use_default, lambda: self._folder
+        )
         self.chart = FineTuneChart(slicer.mrmlScene)
         self.timer = host.make_timer()
         self.parameters: Any = None
@@ -48,7 +51,7 @@ class FineTuneController(VTKObservationMixin):
         self._run: EngineTask | None = None
         self._counting: EngineTask | None = None
         self._left_over: list[EngineTask] = []
-        self._folder, self._counted_for, self._last_step, self._plot_shown = "", "", -1, False
+        self._counted_for, self._last_step, self._plot_shown = "", -1, False
         self._plot_wanted = True
         self._connect()
         self.follow_scene()
@@ -58,6 +61,7 @@ class FineTuneController(VTKObservationMixin):
         self.timer.timeout.connect(self.on_timer)
         self.ui.fineTuneSection.contentsCollapsed.connect(self.refresh)
         self.ui.strategySelector.currentIndexChanged.connect(self.on_strategy_chosen)
+        self.ui.keepSelector.currentIndexChanged.connect(self.on_keep_chosen)
         self.ui.versionSelector.currentIndexChanged.connect(self.on_version_chosen)
         self.ui.startButton.clicked.connect(self.on_start_button)
         self.host.logic.runner.turn.changed.connect(self.on_turn)
@@ -123,6 +127,7 @@ class FineTuneController(VTKObservationMixin):
     def on_parameters_changed(self, caller: Any = None, event: Any = None) -> None:
         """A choice has changed: by the user, by the Annotate section, or because a scene was loaded."""
         self.panel.choose_strategy(self.parameters.tuneStrategy)
+        self.panel.choose_keep(self.parameters.tuneKeep)
         if self.parameters.studyFolder != self._folder:
             self.read_study()
         wanted = bool(self.parameters.tunePlot)
@@ -208,6 +213,12 @@ class FineTuneController(VTKObservationMixin):
             self.parameters.tuneStrategy = name
 
     @slot
+    def on_keep_chosen(self) -> None:
+        """The user chooses what the new model is to be good for."""
+        if self.parameters is not None and (name := drawing.chosen(self.ui.keepSelector)):
+            self.parameters.tuneKeep = name
+
+    @slot
     def on_version_chosen(self) -> None:
         """The user chooses one of the fine-tuned models, to look at its scores; nothing else changes."""
         self.panel.choose_version(drawing.chosen(self.ui.versionSelector))
@@ -252,7 +263,7 @@ class FineTuneController(VTKObservationMixin):
 
     def _settings(self) -> dict[str, Any]:
         """Fields of FineTuningSettings; what is automatic is left out."""
-        settings: dict[str, Any] = {"strategy": self.panel.strategy}
+        settings: dict[str, Any] = {"strategy": self.panel.strategy, "keep": self.panel.keep}
         if self.parameters.tuneSteps:
             settings["steps"] = self.parameters.tuneSteps
         if not self.parameters.tuneRehearsal:

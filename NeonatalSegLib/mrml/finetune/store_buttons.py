@@ -9,6 +9,8 @@ from typing import Any
 from slicer.i18n import tr as _
 
 from NeonatalSegLib.models import store
+from NeonatalSegLib.models.for_study import name_for_study
+from NeonatalSegLib.models.registry import find_model
 from NeonatalSegLib.mrml.shared.host import Host
 from NeonatalSegLib.mrml.shared.slot import slot
 from NeonatalSegLib.panel.finetune_state import FineTuneState
@@ -20,7 +22,8 @@ class StoreButtons:
     Args:
         ui: the widgets of FineTune.ui by name. host: asks the user. panel: the section's state.
         read_store: reads the store anew into the state. use_default: Segment uses the current model from now on, and
-            not one of this name ("" for whatever was chosen there); True where that changed its choice.
+            not one of this name ("" for whatever was chosen there); True where that changed its choice. study: the
+            folder of the chosen study.
     """
 
     def __init__(
@@ -30,8 +33,9 @@ class StoreButtons:
         panel: FineTuneState,
         read_store: Callable[[], None],
         use_default: Callable[[str], bool],
+        study: Callable[[], str],
     ) -> None:
-        self.panel, self.read_store, self.use_default = panel, read_store, use_default
+        self.panel, self.read_store, self.use_default, self.study = panel, read_store, use_default, study
         self.confirm, self.choose_folder, self.choose_file = host.confirm, host.choose_folder, host.choose_file
         ui.acceptButton.clicked.connect(self.on_accept)
         ui.discardButton.clicked.connect(self.on_discard)
@@ -41,7 +45,13 @@ class StoreButtons:
 
     @slot
     def on_accept(self) -> None:
-        """The chosen version becomes the current model."""
+        """The chosen version becomes the current model; one that was made for a study's scans, the study's."""
+        version = self.panel.chosen_version
+        if version is not None and version.keep == "scanner":
+            name_for_study(self.study(), find_model(version.name))
+            text = _("{study} names {new} now: choose it as the model of Segment for such scans. {old} stays current.")
+            self.panel.notice(text.format(study=self.panel.study, new=version.name, old=self.panel.current))
+            return
         before = self.panel.current
         model = store.accept(self.panel.version)
         self._took_over(

@@ -14,7 +14,9 @@ def draw(ui: Any, view: View, make_item: Any) -> None:
     ui.currentModelLabel.setText(view.current)
     drawing.keep_choices(ui.strategySelector, view.strategies, view.strategy)
     ui.strategyLabel.setText(view.strategy_text)
-    for widget in (ui.strategySelector, ui.stepsBox, ui.rehearsalBox):
+    drawing.keep_choices(ui.keepSelector, view.keeps, view.keep)
+    ui.keepLabel.setText(view.keep_text)
+    for widget in (ui.strategySelector, ui.keepSelector, ui.stepsBox, ui.rehearsalBox):
         drawing.enable(widget, view.settings)
     drawing.apply(ui.startButton, view.start)
     ui.startButton.setText(view.start.text)

@@ -19,7 +19,7 @@ class NeonatalSegParameterNode:
     t1, t2: the scan, either alone will do. model: name or folder, "" for the default. device: "auto", "cpu", "cuda".
     trustHeaders, n4, flips, uncertainty: as in SegmentOptions. show3D, opacity: how the result is shown.
     studyFolder, rater: of the Annotate section, "" for none.
-    tuneStrategy, tuneSteps (0: automatic), tuneRehearsal, tunePlot: as in the Fine-tune section.
+    tuneStrategy, tuneKeep, tuneSteps (0: automatic), tuneRehearsal, tunePlot: as in the Fine-tune section.
     segmentation, volumes, uncertaintyMap: the last result.
     """
 
@@ -36,6 +36,7 @@ class NeonatalSegParameterNode:
     studyFolder: str = ""
     rater: str = ""
     tuneStrategy: str = "full"
+    tuneKeep: str = "everything"
     tuneSteps: Annotated[int, WithinRange(0, 100000)] = 0
     tuneRehearsal: bool = True
     tunePlot: bool = True

@@ -1,0 +1,20 @@
+"""What a fine-tuned model is to be good for: the user's choice between two promises."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Promise(NamedTuple):
+    """``label`` for a list, ``text`` what it means."""
+
+    label: str
+    text: str
+
+
+PROMISES = {
+    "everything": Promise("every scan", "Learns from the slices as far as it forgets little of other kinds of scans."),
+    "scanner": Promise(
+        "scans like these", "Learns all it can. Other kinds of scans may get worse: the current model stays for them."
+    ),
+}
