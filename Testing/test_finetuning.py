@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from NeonatalSegLib.finetuning.settings import FineTuningSettings
 from NeonatalSegLib.models import store
 from NeonatalSegLib.models.bundle import Model, read_model, save_model
 from NeonatalSegLib.models.exported import read_export
-from NeonatalSegLib.models.registry import DEFAULT_MODEL
+from NeonatalSegLib.models.registry import DEFAULT_MODEL, find_model
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.scans.grid import plane
 from NeonatalSegLib.segmentation.segmenter import Segmenter
@@ -242,6 +243,30 @@ def test_the_command_makes_a_candidate_that_is_accepted_on_request(
     status, out, errors = command(*given, "--accept")
     assert status == 0, errors
     assert store.current_name() != DEFAULT_MODEL and store.status(store.current_name()) == "accepted"
+
+
+def test_a_model_for_scans_like_these_is_the_studys_and_completes_its_scans(
+    study: Path, model: Model, newborn: Phantom, tmp_path: Path
+) -> None:
+    done = annotate(study, newborn.labels, 6)
+    config = tmp_path / "quick.json"
+    config.write_text('{"patch": [32, 32, 32], "steps": 2, "rehearsal": 0}', encoding="utf-8")
+    status, out, errors = command(
+        "finetune", study, "--model", model.folder, "--config", config, "--keep", "scanner", "--accept"
+    )
+    assert status == 0, errors
+    named = find_model(study)
+    assert f"{named.name} is the model of this study" in out and store.current_name() == DEFAULT_MODEL
+    assert named.facts.lineage is not None and named.facts.lineage.settings["keep"] == "scanner"
+    status, out, errors = command("complete", study, "--model", study, "--out", tmp_path / "out")
+    assert status == 0, errors
+    labels = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "sub-01_dseg.nii.gz")))
+    truth = sitk.GetArrayFromImage(newborn.labels)
+    for s in done:
+        assert (labels[s.index] == truth[s.index]).all()
+    facts = json.loads((tmp_path / "out" / "sub-01_dseg.json").read_text(encoding="utf-8"))
+    assert facts["Model"]["Name"] == named.name
+    assert any("6 slices are as annotated by anna" in text for text in facts["Warnings"])
 
 
 def test_the_command_refuses_in_words(

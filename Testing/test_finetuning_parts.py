@@ -215,3 +215,16 @@ def test_distillation_is_least_at_the_same_probabilities() -> None:
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(NeonatalSegError):
         FineTuningSettings.from_json(wrong)
+
+
+def test_without_steps_there_is_a_limit_of_minutes_and_with_them_none() -> None:
+    assert FineTuningSettings().minutes == 6.0 and FineTuningSettings(steps=2000).minutes is None
+    assert FineTuningSettings(steps=2000, minutes=3).minutes == 3
+    for made in (FineTuningSettings(), FineTuningSettings(keep="scanner"), FineTuningSettings(steps=7)):
+        assert FineTuningSettings.from_json(made.to_json()) == made
+
+
+def test_for_scans_like_these_more_is_learned() -> None:
+    every, scanner = FineTuningSettings(), FineTuningSettings(keep="scanner")
+    assert scanner.steps > every.steps and max(scanner.mixes) == 1.0 > max(every.mixes)
+    assert FineTuningSettings(keep="scanner", steps=5, mixes=(0.5,)).mixes == (0.5,)

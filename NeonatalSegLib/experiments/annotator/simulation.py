@@ -8,7 +8,7 @@ of scans of the model's own domain, which say what was forgotten.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -129,8 +129,10 @@ def one_run(
     device, _ = choose_device("auto")
     merged = tuple(tuple(group) for group in settings["merged"])
     given = FineTuningSettings.from_json(
-        {"minutes": None, **settings["finetuning"], "strategy": job["strategy"], "seed": job["seed"], "merged": merged}
+        {**settings["finetuning"], "strategy": job["strategy"], "seed": job["seed"], "merged": merged}
     )
+    if "minutes" not in settings["finetuning"]:
+        given = replace(given, minutes=None)  # how busy the machine is must not change the figures
     scans = [read_domain_scan(Path(domain), name) for name in job["annotated"]]
     budget = BudgetSettings(
         amount=job["percent"],
