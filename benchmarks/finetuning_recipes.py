@@ -16,7 +16,7 @@ import time
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from torch import nn
 from NeonatalSegLib.annotation.plan import BudgetSettings
 from NeonatalSegLib.annotation.planning import plan_slices
 from NeonatalSegLib.augmentation.randomisation import Randomisation, RandomisationSettings, Volume
+from NeonatalSegLib.augmentation.synthesis import blur
 from NeonatalSegLib.datasets.cache import prepare_phantom
 from NeonatalSegLib.evaluation.metrics import dice_per_class
 from NeonatalSegLib.experiments.annotator.domains import (
@@ -64,6 +65,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     "fast-both": {**SMALL, "learning_rate": 1.5e-3, "teacher": 0.5, "distil": True},
     "long-both": {**SMALL, "steps": 300, "teacher": 0.5, "distil": True},
 }
+for rate in (6e-4, 2e-3, 4e-3):
+    RECIPES[f"short-{rate:g}"] = {**SMALL, "steps": 24, "learning_rate": rate}
+    RECIPES[f"short-{rate:g}-distil"] = {**SMALL, "steps": 24, "learning_rate": rate, "distil": True}
+ALL_CONTRASTS = RandomisationSettings(
+    synthetic=1, hybrid=0, skull=0, tight=0, younger=0, motion=0, coarse=0, misaligned=0, drop_modality=0, moved=0
+)  # fmt: skip
 FIRST_CELLS = [
     ("fetal", "plain", 10, 0),
     ("fetal", "both", 10, 0),
@@ -73,6 +80,14 @@ FIRST_CELLS = [
     ("fetal", "both", 10, 1),
     ("fetal", "plain", 10, 1),
 ]
+
+
+class Guard(NamedTuple):
+    """An image (2, z, y, x), the labels it was drawn from and what the old model says of it, both (z, y, x)."""
+
+    image: np.ndarray
+    labels: np.ndarray
+    old: np.ndarray
 
 
 class Bench:
@@ -125,21 +140,24 @@ class Bench:
         return replace(part, held_out=part.labels)
 
     @cache
-    def guards(self) -> dict[str, tuple[SparseCase, np.ndarray]]:
-        """Images on which old and new model may be compared, with what the old one says."""
+    def guards(self, domain: str, annotated: str) -> dict[str, Guard]:
+        """Images on which old and new model may be compared without any scan of the model's own kind."""
         drawn = central_part(self.phantoms[-1], GUARD_WINDOW)
-        found = {"drawn": drawn.image}
-        settings = RandomisationSettings(
-            synthetic=1, hybrid=0, skull=0, tight=0, younger=0, motion=0, coarse=0, misaligned=0, drop_modality=0,
-            moved=0,
-        )  # fmt: skip
-        for number in range(2):
-            phantom = self.phantoms[number]
-            volume = Volume.of(phantom.image, phantom.labels, self.model.spacing_mm)
-            patch = Randomisation(settings, self.model.spacing_mm, self.shape.patch)(volume, number, whole=32)
+        found = {"drawn": (drawn.image, drawn.labels)}
+        scan, phantom = self.domain(domain)[annotated], self.phantoms[0]
+        for key, image, labels in (
+            ("contrasts", phantom.image, phantom.labels),
+            ("own_contrasts", np.asarray(scan.image, np.float32), scan.prediction),
+        ):
+            volume = Volume.of(image, labels, self.model.spacing_mm)
+            patch = Randomisation(ALL_CONTRASTS, self.model.spacing_mm, GUARD_WINDOW)(volume, 1, whole=32)
             whole = SparseCase("", patch.image.numpy(), patch.labels.numpy(), patch.labels.numpy())
-            found[f"synthetic{number}"] = central_part(whole, GUARD_WINDOW).image
-        return {key: (drawn, image, labels_of(self.old, image, self.shape)) for key, image in found.items()}  # type: ignore[misc]
+            part = central_part(whole, GUARD_WINDOW)
+            found[key] = (part.image, part.labels)
+        painted = SparseCase("", paint(scan.prediction, phantom), scan.prediction, scan.prediction)
+        part = central_part(painted, GUARD_WINDOW)
+        found["own_painted"] = (part.image, part.labels)
+        return {key: Guard(*pair, labels_of(self.old, pair[0], self.shape)) for key, pair in found.items()}
 
     def run(self, domain: str, recipe: str, percent: float, seed: int) -> list[dict[str, Any]]:
         """Train one cell; a row for each mix."""
@@ -150,7 +168,10 @@ class Bench:
         else:
             annotated = names[seed % len(names)]
         others = [n for n in names if n != annotated]
-        tested = [others[i] for i in np.random.default_rng(seed).permutation(len(others))[:2]]
+        tested = [
+            others[i]
+            for i in np.random.default_rng(seed).permutation(len(others))[: 1 if recipe.startswith("short") else 2]
+        ]
         own = SOURCES[seed % 3] if domain == "fetal" else next(n for n in SOURCES if n != annotated)
         merged = FETAL_MERGED if domain == "fetal" else ()
         settings = FineTuningSettings.from_json({**RECIPES[recipe], "seed": seed, "merged": merged, "judge_every": 0})
@@ -179,20 +200,20 @@ class Bench:
                 "domain": domain, "recipe": recipe, "percent": percent, "seed": seed, "mix": mix,
                 "slices": len(plan.slices), "annotated": annotated, "seconds": round(seconds),
             }  # fmt: skip
-            row["held_out"] = score_of(evaluate(network, self.shape, [case], merged)) if percent < 100 else None
+            if percent < 100 and not recipe.startswith("short"):
+                row["held_out"] = score_of(evaluate(network, self.shape, [case], merged))
             for n, name in enumerate(tested):
                 row[f"test{n}"] = one_window(network, self.window(domain, name), merged)
             row["target"] = float(np.mean([row[f"test{n}"] for n in range(len(tested))]))
-            row["rest"] = one_window(network, rest, merged)
+            if not recipe.startswith("short"):
+                row["rest"] = one_window(network, rest, merged)
+                row["source_t2"] = one_window(network, self.source(own, True), ())
             row["source"] = one_window(network, self.source(own, False), ())
-            row["source_t2"] = one_window(network, self.source(own, True), ())
-            for key, (drawn, image, theirs) in self.guards().items():  # type: ignore[misc]
-                mine = labels_of(network, image, self.shape)
-                row[f"agree_{key}"] = mean_tissue_dsc(dice_per_class(mine, theirs))
-                if key == "drawn":
-                    row["truth_drawn"] = mean_tissue_dsc(
-                        dice_per_class(mine[drawn.labels != UNKNOWN], drawn.labels[drawn.labels != UNKNOWN])
-                    )
+            for key, guard in self.guards(domain, annotated).items():
+                mine = labels_of(network, guard.image, self.shape)
+                known = guard.labels != UNKNOWN
+                row[f"agree_{key}"] = mean_tissue_dsc(dice_per_class(mine, guard.old))
+                row[f"truth_{key}"] = mean_tissue_dsc(dice_per_class(mine[known], guard.labels[known]))
             rows.append(row)
             print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
         return rows
@@ -206,6 +227,18 @@ def part_of_brain(scan: DomainScan, judged: np.ndarray) -> SparseCase:
     first = [int(min(max(c - w // 2, 0), n - w)) for c, w, n in zip(centre, sides, scan.labels.shape, strict=True)]
     box = tuple(slice(a, a + w) for a, w in zip(first, sides, strict=True))
     return SparseCase(scan.name, np.asarray(scan.image[(slice(None), *box)], np.float32), judged[box], judged[box])
+
+
+def paint(labels: np.ndarray, newborn: SparseCase) -> np.ndarray:
+    """T1 and T2 (2, z, y, x) of a label map, each tissue as bright as in a drawn newborn."""
+    out = []
+    generator = torch.Generator().manual_seed(0)
+    for channel in newborn.image:
+        means = [float(channel[newborn.labels == c].mean()) if (newborn.labels == c).any() else 0.0 for c in range(10)]
+        noise = 0.3 * torch.randn(labels.shape, generator=generator).numpy()
+        flat = torch.from_numpy((np.array(means, np.float32)[labels] + noise).astype(np.float32))
+        out.append(blur(flat[None], 0.6)[0].numpy())
+    return np.stack(out).astype(np.float32)
 
 
 def labels_of(network: nn.Module, image: np.ndarray, shape: Any) -> np.ndarray:
@@ -236,9 +269,10 @@ def main() -> None:
     parser.add_argument("--fetal", type=Path, required=True)
     parser.add_argument("--alberts", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--table", default="rows", help="name of the table, and of its list of cells")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    table, wanted = given.out / "rows.tsv", given.out / "cells.tsv"
+    table, wanted = given.out / f"{given.table}.tsv", given.out / f"{given.table}_cells.tsv"
     if not wanted.exists():
         wanted.write_text("\n".join("\t".join(map(str, cell)) for cell in FIRST_CELLS) + "\n", encoding="utf-8")
     bench = Bench(given.fetal, given.alberts, given.out)
