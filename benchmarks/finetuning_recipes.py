@@ -95,6 +95,8 @@ class Bench:
 
     def __init__(self, fetal: Path, alberts: Path, out: Path) -> None:
         self.fetal, self.alberts, self.out = fetal, alberts, out
+        self.domain, self.window = cache(self._domain), cache(self._window)
+        self.source, self.guards = cache(self._source), cache(self._guards)
         self.model: Model = find_model("neonatal-v2")
         self.shape = self.model.network
         self.old = faster_on_cpu(self.model.load_network(), CPU)
@@ -102,8 +104,7 @@ class Bench:
             fully_labelled(f"p{n}", *prepare_phantom(n, self.model.spacing_mm)[1:]) for n in range(PHANTOMS)
         ]
 
-    @cache
-    def domain(self, name: str) -> dict[str, DomainScan]:
+    def _domain(self, name: str) -> dict[str, DomainScan]:
         """Prepared scans by name: fetal or contrast."""
 
         def pairs() -> list[Any]:
@@ -122,14 +123,12 @@ class Bench:
         scans = prepare_domain(self.out / name, pairs, Segmenter(self.model, "cpu"), name)
         return {scan.name: scan for scan in scans}
 
-    @cache
-    def window(self, domain: str, name: str) -> SparseCase:
+    def _window(self, domain: str, name: str) -> SparseCase:
         """The whole brain of a scan, for one window; its truth is held out."""
         scan = self.domain(domain)[name]
         return part_of_brain(scan, scan.labels)
 
-    @cache
-    def source(self, name: str, t2_alone: bool) -> SparseCase:
+    def _source(self, name: str, t2_alone: bool) -> SparseCase:
         """The middle of a newborn of the model's own kind."""
         ((scan, truth),) = read_labelled(self.alberts, (name,))
         prepared = prepare(scan, self.model.spacing_mm)
@@ -139,8 +138,7 @@ class Bench:
         part = central_part(fully_labelled(name, image, labels_on(prepared.grid, truth)), (96, 96, 96))
         return replace(part, held_out=part.labels)
 
-    @cache
-    def guards(self, domain: str, annotated: str) -> dict[str, Guard]:
+    def _guards(self, domain: str, annotated: str) -> dict[str, Guard]:
         """Images on which old and new model may be compared without any scan of the model's own kind."""
         drawn = central_part(self.phantoms[-1], GUARD_WINDOW)
         found = {"drawn": (drawn.image, drawn.labels)}
@@ -249,14 +247,14 @@ def labels_of(network: nn.Module, image: np.ndarray, shape: Any) -> np.ndarray:
 
 def one_window(network: nn.Module, case: SparseCase, merged: Any) -> float:
     """Mean DSC over the tissues, of an image in one window."""
-    return score_of(evaluate(network, replace_patch(case), [case], merged))
+    return score_of(evaluate(network, Window(case.image.shape[1:], 16), [case], merged))  # type: ignore[arg-type]
 
 
-class replace_patch:
-    """Network settings whose window is the whole case."""
+class Window(NamedTuple):
+    """Of network settings what a prediction in one window needs."""
 
-    def __init__(self, case: SparseCase) -> None:
-        self.patch, self.stride = case.image.shape[1:], 16
+    patch: tuple[int, ...]
+    stride: int
 
 
 def tell(stage: str, fraction: float, facts: Any) -> None:

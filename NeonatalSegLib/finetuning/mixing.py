@@ -69,7 +69,7 @@ def evaluate(
         predicted = np.full(known.shape, UNKNOWN, np.uint8)
         for box in boxes_to_segment(case):
             outer = with_context(box, known.shape)
-            image = torch.from_numpy(np.asarray(case.image[(slice(None), *outer)], np.float32)).to(device)
+            image = torch.from_numpy(np.asarray(case.image[(slice(None),) + outer], np.float32)).to(device)
             labels = predict_windows(network, image, shape, window=_window(image, shape), overlap=HELD_OUT_OVERLAP)
             inner = tuple(slice(b.start - o.start, b.stop - o.start) for b, o in zip(box, outer, strict=True))
             predicted[box] = labels.argmax(0).cpu().numpy()[inner]
