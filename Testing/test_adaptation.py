@@ -290,6 +290,12 @@ def test_a_new_model_that_forgets_is_held_back(network: torch.nn.Module) -> None
     assert guarded.source_after > guarded.source_before - 0.01
 
 
+def test_with_drawings_what_is_left_of_the_old_model_is_estimated(network: torch.nn.Module) -> None:
+    strong = FineTuningSettings(**{**vars(QUICK), "learning_rate": 5e-2, "steps": 3})
+    done = run_finetuning(network, TINY, [sliced()], strong, rehearsal=[whole("a"), whole("b", seed=1)], drawn=True)
+    assert done.source_before == 1.0 and done.source_after is not None and done.source_after < 1.0
+
+
 def test_where_every_mix_forgets_the_one_that_forgets_least_is_taken(network: torch.nn.Module) -> None:
     dsc = np.zeros(10)
     little, much = Tried(True, 0.6, 0.3, dsc, 0.8, network), Tried(True, 0.9, 1.0, dsc, 0.79, network)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from small_studies import DIRECTIONS, SLICES, small_scan
 
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.finetuning.batches import Batch, loss_of_batch
+from NeonatalSegLib.finetuning.guard import agreement, kept, paint, painted_guard
 from NeonatalSegLib.finetuning.mixing import boxes_to_segment, cost, evaluate
 from NeonatalSegLib.finetuning.pace import FEWEST, Pace
 from NeonatalSegLib.finetuning.settings import FineTuningSettings
@@ -209,6 +211,44 @@ def test_distillation_is_least_at_the_same_probabilities() -> None:
     target = torch.randn(2, 10, 3, 3, 3)
     least = distillation_loss(target, target)
     assert all(distillation_loss(target + torch.randn_like(target), target) > least for _ in range(5))
+
+
+def drawn_newborn() -> SparseCase:
+    """Fully labelled with the classes 1 and 3, of which 3 is bright in T2."""
+    labels = np.ones((32, 32, 32), np.uint8)
+    labels[8:24, 8:24, 8:24] = 3
+    image = np.stack([np.zeros(labels.shape), np.where(labels == 3, 4.0, -4.0)]).astype(np.float32)
+    return SparseCase("drawn", image, labels, np.full(labels.shape, UNKNOWN, np.uint8))
+
+
+def test_a_painting_has_the_brightness_of_a_newborn_on_the_users_anatomy() -> None:
+    labels = np.ones((24, 24, 24), np.uint8)
+    labels[:12] = 3
+    image = paint(labels, drawn_newborn())
+    assert image.shape == (2, 24, 24, 24)
+    assert abs(image[1, :10].mean() - 4) < 0.1 and abs(image[1, 14:].mean() + 4) < 0.1 and abs(image[0].mean()) < 0.1
+
+
+def test_the_guard_sees_that_a_model_has_changed_its_mind_and_no_truth_is_needed() -> None:
+    old, newborn = ByBrightness().eval(), drawn_newborn()
+    case = replace(newborn, image=newborn.image * 0.5)  # another contrast, in which the old model still sees
+    guard = painted_guard(old, SHAPE, case, newborn, torch.device("cpu"))
+    assert guard is not None
+    found = {}
+    for factor in (1.0, 1.5, -1.0):
+        new = ByBrightness().eval()
+        new.factor.data.fill_(factor)
+        found[factor] = agreement(new, guard, SHAPE, torch.device("cpu"))
+    assert found[1.0] == found[1.5] == 1.0 and found[-1.0] < 0.3
+    assert kept(1.0) == 1.0 and kept(0.5) < kept(0.9) < 0.99 < kept(0.95)
+
+
+def test_where_the_old_model_sees_no_tissue_nothing_is_guarded() -> None:
+    class Blind(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(len(image), 10, *image.shape[2:]).index_fill(1, torch.tensor(0), 9.0)
+
+    assert painted_guard(Blind().eval(), SHAPE, drawn_newborn(), drawn_newborn(), torch.device("cpu")) is None
 
 
 @pytest.mark.parametrize("wrong", [{"keep": "nothing"}, {"minutes": 0}, {"teacher": 2.0}])

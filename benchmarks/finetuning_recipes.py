@@ -25,7 +25,6 @@ from torch import nn
 from NeonatalSegLib.annotation.plan import BudgetSettings
 from NeonatalSegLib.annotation.planning import plan_slices
 from NeonatalSegLib.augmentation.randomisation import Randomisation, RandomisationSettings, Volume
-from NeonatalSegLib.augmentation.synthesis import blur
 from NeonatalSegLib.datasets.cache import prepare_phantom
 from NeonatalSegLib.evaluation.metrics import dice_per_class
 from NeonatalSegLib.experiments.annotator.domains import (
@@ -35,6 +34,7 @@ from NeonatalSegLib.experiments.annotator.domains import (
     with_changed_contrast,
 )
 from NeonatalSegLib.experiments.annotator.simulation import reveal, to_plan
+from NeonatalSegLib.finetuning.guard import labels_of, paint
 from NeonatalSegLib.finetuning.loop import FineTuningRun
 from NeonatalSegLib.finetuning.mixing import evaluate, mean_tissue_dsc, mixed, score_of
 from NeonatalSegLib.finetuning.run import PHANTOMS, fully_labelled
@@ -42,7 +42,7 @@ from NeonatalSegLib.finetuning.settings import FineTuningSettings
 from NeonatalSegLib.finetuning.sparse_labels import SparseCase, central_part
 from NeonatalSegLib.models.bundle import Model
 from NeonatalSegLib.models.registry import find_model
-from NeonatalSegLib.networks.torch_engine import faster_on_cpu, predict_windows
+from NeonatalSegLib.networks.torch_engine import faster_on_cpu
 from NeonatalSegLib.scans.labels import read_labels
 from NeonatalSegLib.scans.preprocessing import labels_on, prepare
 from NeonatalSegLib.scans.scan import load_scan
@@ -57,12 +57,12 @@ SOURCES = ("sub-ALBERT07", "sub-ALBERT16", "sub-ALBERT17")
 FETAL_MERGED = ((2, 9), (0, 4))  # its labels have neither hippocampus nor the rest of the head
 SMALL = {"patch": (48, 48, 48)}
 RECIPES: dict[str, dict[str, Any]] = {
-    "plain": SMALL,
-    "teacher": {**SMALL, "teacher": 0.5},
-    "distil": {**SMALL, "distil": True},
-    "both": {**SMALL, "teacher": 0.5, "distil": True},
-    "fast": {**SMALL, "learning_rate": 1.5e-3},
-    "fast-both": {**SMALL, "learning_rate": 1.5e-3, "teacher": 0.5, "distil": True},
+    "plain": {**SMALL, "steps": 120},
+    "teacher": {**SMALL, "steps": 120, "teacher": 0.5},
+    "distil": {**SMALL, "steps": 120, "distil": True},
+    "both": {**SMALL, "steps": 120, "teacher": 0.5, "distil": True},
+    "fast": {**SMALL, "steps": 120, "learning_rate": 1.5e-3},
+    "fast-both": {**SMALL, "steps": 120, "learning_rate": 1.5e-3, "teacher": 0.5, "distil": True},
     "long-both": {**SMALL, "steps": 300, "teacher": 0.5, "distil": True},
 }
 for rate in (6e-4, 2e-3, 4e-3):
@@ -155,7 +155,7 @@ class Bench:
         painted = SparseCase("", paint(scan.prediction, phantom), scan.prediction, scan.prediction)
         part = central_part(painted, GUARD_WINDOW)
         found["own_painted"] = (part.image, part.labels)
-        return {key: Guard(*pair, labels_of(self.old, pair[0], self.shape)) for key, pair in found.items()}
+        return {key: Guard(*pair, labels_of(self.old, pair[0], self.shape, CPU)) for key, pair in found.items()}
 
     def run(self, domain: str, recipe: str, percent: float, seed: int) -> list[dict[str, Any]]:
         """Train one cell; a row for each mix."""
@@ -208,7 +208,7 @@ class Bench:
                 row["source_t2"] = one_window(network, self.source(own, True), ())
             row["source"] = one_window(network, self.source(own, False), ())
             for key, guard in self.guards(domain, annotated).items():
-                mine = labels_of(network, guard.image, self.shape)
+                mine = labels_of(network, guard.image, self.shape, CPU)
                 known = guard.labels != UNKNOWN
                 row[f"agree_{key}"] = mean_tissue_dsc(dice_per_class(mine, guard.old))
                 row[f"truth_{key}"] = mean_tissue_dsc(dice_per_class(mine[known], guard.labels[known]))
@@ -225,24 +225,6 @@ def part_of_brain(scan: DomainScan, judged: np.ndarray) -> SparseCase:
     first = [int(min(max(c - w // 2, 0), n - w)) for c, w, n in zip(centre, sides, scan.labels.shape, strict=True)]
     box = tuple(slice(a, a + w) for a, w in zip(first, sides, strict=True))
     return SparseCase(scan.name, np.asarray(scan.image[(slice(None), *box)], np.float32), judged[box], judged[box])
-
-
-def paint(labels: np.ndarray, newborn: SparseCase) -> np.ndarray:
-    """T1 and T2 (2, z, y, x) of a label map, each tissue as bright as in a drawn newborn."""
-    out = []
-    generator = torch.Generator().manual_seed(0)
-    for channel in newborn.image:
-        means = [float(channel[newborn.labels == c].mean()) if (newborn.labels == c).any() else 0.0 for c in range(10)]
-        noise = 0.3 * torch.randn(labels.shape, generator=generator).numpy()
-        flat = torch.from_numpy((np.array(means, np.float32)[labels] + noise).astype(np.float32))
-        out.append(blur(flat[None], 0.6)[0].numpy())
-    return np.stack(out).astype(np.float32)
-
-
-def labels_of(network: nn.Module, image: np.ndarray, shape: Any) -> np.ndarray:
-    """Labels (z, y, x) of one window."""
-    found = predict_windows(network, torch.from_numpy(image), shape, window=image.shape[1:])
-    return found.argmax(0).numpy().astype(np.uint8)
 
 
 def one_window(network: nn.Module, case: SparseCase, merged: Any) -> float:

@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from NeonatalSegLib.errors import NeonatalSegError, is_out_of_memory
 from NeonatalSegLib.finetuning.batches import Batches, loss_of_batch
+from NeonatalSegLib.finetuning.guard import agreement, kept, painted_guard
 from NeonatalSegLib.finetuning.mixing import Tried, best_mix, evaluate, mixed, score_of
 from NeonatalSegLib.finetuning.pace import Pace
 from NeonatalSegLib.finetuning.settings import FineTuningSettings
@@ -46,7 +47,8 @@ class FineTuningResult:
         network: on the CPU, evaluation mode.
         selection: which parameters were trained.
         before, after: DSC of each of the ten classes [10] on the held-out slices, NaN where not measured.
-        source_before, source_after: mean DSC on the case that guards the old domain, or None.
+        source_before, source_after: mean DSC on the case that guards the old domain, or None; with drawings, what is
+            estimated to be left of it, of 1.
         mix: share of the new weights in the result; 0 where the old model was kept.
         history: (step, loss, mean DSC on the held-out slices or None).
         stopped_early: the user stopped it; the best so far was kept.
@@ -78,6 +80,7 @@ def run_finetuning(
     settings: FineTuningSettings,
     *,
     rehearsal: Sequence[SparseCase] = (),
+    drawn: bool = False,
     before: np.ndarray | None = None,
     device: torch.device | str = "cpu",
     report: Report | None = None,
@@ -91,6 +94,8 @@ def run_finetuning(
         cases: annotated scans.
         rehearsal: fully labelled cases of the old domain (labels in ``SparseCase.labels``). The last of two or more
             is not learned from: it guards against forgetting when old and new weights are mixed.
+        drawn: these are drawings, whose truth guards nothing (see ``finetuning/guard.py``): the guard is then the
+            agreement with the old model on a painting of the first annotated scan.
         before: the old model's DSC [10] on the held-out slices, where it is known already.
         report: told of every step; what it raises ends the run without a result.
         should_stop: asked before every step; True keeps the best so far.
@@ -111,6 +116,7 @@ def run_finetuning(
                 cases,
                 replace(settings, patch=patch),
                 rehearsal=rehearsal,
+                drawn=drawn,
                 before=before,
                 device=where,
                 report=report,
@@ -142,6 +148,7 @@ class FineTuningRun:
         settings: FineTuningSettings,
         *,
         rehearsal: Sequence[SparseCase],
+        drawn: bool = False,
         before: np.ndarray | None,
         device: torch.device,
         report: Report | None,
@@ -149,16 +156,19 @@ class FineTuningRun:
     ) -> None:
         self.shape, self.settings, self.device = shape, settings, device
         self.cases = [replace(case, labels=case.labels.copy()) for case in cases]  # the teacher writes into them
+        self.old = copy.deepcopy(old).to(device).eval()
         self.guard: SparseCase | None = None
-        if len(rehearsal) > 1:  # one window of it: it is evaluated often
+        self.drawn = drawn
+        if len(rehearsal) > 1 and drawn:
+            self.guard = painted_guard(self.old, shape, cases[0], rehearsal[-1], device)
+        elif len(rehearsal) > 1:  # one window of it: it is evaluated often
             middle = central_part(rehearsal[-1], shape.patch)
             self.guard = SparseCase(middle.name, middle.image, middle.labels, middle.labels)
-        self.rehearsal = rehearsal[:-1] if self.guard else rehearsal
+        self.rehearsal = rehearsal[:-1] if len(rehearsal) > 1 else rehearsal
         self.before, self.report, self.should_stop = before, report, should_stop
         self.started, self.scoring_seconds = time.perf_counter(), 0.0
         self.history: list[tuple[int, float, float | None]] = []
         self.warnings: list[str] = []
-        self.old = copy.deepcopy(old).to(device).eval()
         torch.manual_seed(settings.seed)
         fresh = build_network(shape) if settings.strategy == "scratch" else copy.deepcopy(old)
         self.network = faster_on_cpu(fresh.to(device), device)
@@ -285,8 +295,8 @@ class FineTuningRun:
             self.warnings.append("The new model is worse than the old one on the held-out slices: discard it.")
         if not any(entry.safe for entry in tried):
             self.warnings.append(
-                f"The new model loses more than {SOURCE_TOLERANCE} of mean DSC on scans like those of its first "
-                "training, at every mix that was tried."
+                f"The new model is estimated to lose more than {SOURCE_TOLERANCE} of mean DSC on scans like those of "
+                "its first training, at every mix that was tried."
             )
         return best.network, best.mix, best.per_class, best.guard
 
@@ -297,6 +307,8 @@ class FineTuningRun:
     def evaluate_guard(self, network: nn.Module) -> float | None:
         if self.guard is None:
             return None
+        if self.drawn:
+            return kept(agreement(network, self.guard, self.shape, self.device))
         return score_of(evaluate(network, self.shape, [self.guard], (), self.device))
 
     def report_stage(self, stage: str, fraction: float, **facts: Any) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from NeonatalSegLib.finetuning.settings import FineTuningSettings
 
 FEWEST_TO_HOLD_OUT = 4  # slices; with fewer, all are needed for learning
-PHANTOMS = 3  # synthetic newborns for rehearsal, where no other cases are given; one of them guards
+PHANTOMS = 3  # synthetic newborns for rehearsal, where no other cases are given; one of them is not learned from
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,7 @@ def finetune(
         cases,
         settings,
         rehearsal=past,
+        drawn=rehearsal is None,
         device=where,
         report=with_count,
         should_stop=should_stop,

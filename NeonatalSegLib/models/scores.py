@@ -16,7 +16,8 @@ SOURCE_ROW = "Other kinds (estimate)"  # what is known of scans like those that 
 class Scores:
     """Dice (0-1) on the held-out slices by tissue key, before and after; None where a tissue was not there.
 
-    ``source_before`` and ``source_after`` are the means on what guards the scans that the model knew before.
+    ``source_before`` and ``source_after`` are the means on what guards the scans that the model knew before: of a scan
+    that was given for it, or 1 and the share that is estimated to be left.
     """
 
     before: Mapping[str, float | None] = field(default_factory=dict)

@@ -151,7 +151,14 @@ def one_run(
         subjects = read_cache(rehearsal)
         past = [fully_labelled(s.name, np.array(s.image()), np.array(s.labels())) for s in subjects]
     adapted = run_finetuning(
-        found.load_network(), found.network, cases, given, rehearsal=past, before=before, device=device
+        found.load_network(),
+        found.network,
+        cases,
+        given,
+        rehearsal=past,
+        drawn=True,
+        before=before,
+        device=device,
     )
     sides: dict[str, Any] = {}
     for side, folder, names in (("tested", domain, job["tested"]), ("source", source, job["source"])):
