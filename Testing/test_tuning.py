@@ -153,7 +153,7 @@ def test_what_it_knew_before_stands_below_the_mean() -> None:
 
 def test_two_promises_the_users_choice() -> None:
     made = tuning()
-    assert view_of(made).keep == "everything" and "forgets little" in view_of(made).keep_text
+    assert view_of(made).keep == "everything" and "Forgets little" in view_of(made).keep_text
     made.choose_keep("scanner")
     made.choose_keep("nothing of the kind")
     view = view_of(made)

@@ -195,6 +195,8 @@ SCORES = {
     "after": dict(zip(KEYS, (0.80, 0.83, 0.86, 0.79, 0.92, 0.88, 0.89, 0.70), strict=True)),
     "before_mean": 0.755,
     "after_mean": 0.834,
+    "source_before": 1.0,
+    "source_after": 0.993,
 }
 STRATEGIES = [  # the counts of the shipped model
     {"name": name, "text": text, "trained": trained, "total": 5_692_254, "percent": trained / 56_922.54}

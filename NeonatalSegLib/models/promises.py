@@ -13,8 +13,6 @@ class Promise(NamedTuple):
 
 
 PROMISES = {
-    "everything": Promise("every scan", "Learns from the slices as far as it forgets little of other kinds of scans."),
-    "scanner": Promise(
-        "scans like these", "Learns all it can. Other kinds of scans may get worse: the current model stays for them."
-    ),
+    "everything": Promise("every scan", "Forgets little of other scans."),
+    "scanner": Promise("scans like these", "Learns all it can; the current model stays."),
 }
