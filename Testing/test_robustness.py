@@ -77,8 +77,9 @@ def test_one_at_a_time_changes_one_factor_in_every_cell() -> None:
         sum(a != b for a, b in zip(dataclasses.astuple(c), dataclasses.astuple(Alteration()), strict=True))
         for c in cells
     ]
-    assert sorted(changed) == [0] + [1] * 11
-    assert len({c.key for c in cells}) == 12
+    assert sorted(changed) == [0] + [1] * 12
+    assert len({c.key for c in cells}) == 13
+    assert len(one_at_a_time(whole_head=False)) == 12
 
 
 @pytest.mark.parametrize("cell", [c for c in one_at_a_time() if c.corruption != "none" or c.head == "skull"])

@@ -45,13 +45,17 @@ class Composed:
 
 @dataclass
 class Newborn:
-    """A newborn on ``grid``: labels uint8 (tissues.py), images (2, z, y, x) float32 in 0-1, brain mask bool."""
+    """A newborn on ``grid``: labels uint8 (tissues.py), images (2, z, y, x) float32 in 0-1, brain mask bool.
+
+    ``middle_mm``: where the grid's origin lies in the scan's own space.
+    """
 
     name: str
     labels: np.ndarray
     images: np.ndarray
     brain: np.ndarray
     grid: Grid
+    middle_mm: tuple[float, ...] = (0.0, 0.0, 0.0)
 
 
 @dataclass
@@ -99,7 +103,8 @@ def load_newborn(
     label_image = sitk.ReadImage(str(labels))
     brain_image = sitk.GetImageFromArray(inside_skull(sitk.GetArrayFromImage(label_image)).astype(np.uint8))
     brain_image.CopyInformation(label_image)
-    move = sitk.TranslationTransform(3, _middle_mm(brain_image).tolist())
+    middle_mm = tuple(_middle_mm(brain_image).tolist())
+    move = sitk.TranslationTransform(3, middle_mm)
     blank = grid.image(np.zeros(grid.shape, np.uint8))
 
     def onto(image: sitk.Image, how: int) -> np.ndarray:
@@ -111,7 +116,8 @@ def load_newborn(
         array = onto(sitk.DiscreteGaussian(image, 0.25) if spacing_mm > 1 else image, sitk.sitkLinear)
         images.append(unit(array, array > 0))
     brain = onto(sitk.Cast(brain_image, sitk.sitkFloat32), sitk.sitkLinear) > 0.5
-    return Newborn(name, onto(label_image, sitk.sitkNearestNeighbor).astype(np.uint8), np.stack(images), brain, grid)
+    on_grid = onto(label_image, sitk.sitkNearestNeighbor).astype(np.uint8)
+    return Newborn(name, on_grid, np.stack(images), brain, grid, middle_mm)
 
 
 def load_head(name: str, image: Path | str, mask: Path | str) -> Head:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from NeonatalSegLib.brain_finder.grid import FAR_MM
 
-FILTERS = (24, 40, 48, 48)
+FILTERS = (16, 32, 48, 48)
 
 
 class _Block(nn.Sequential):

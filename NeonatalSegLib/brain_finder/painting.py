@@ -16,7 +16,7 @@ from NeonatalSegLib.augmentation.synthesis import smooth_field, uniform
 from NeonatalSegLib.brain_finder.grid import FAR_MM, SPACING_MM
 from NeonatalSegLib.brain_finder.heads import BRAIN_OF_HEAD, CLUSTERS, GRID_MM, OUTSIDE, PARTS
 
-EDGES = (64, 80, 96)  # voxels of a patch along each axis
+EDGES = (64, 64, 80, 96)  # voxels of a patch along each axis, one of these
 NOTHING_SHOWN = 100.0  # distance given where a sample shows nothing
 
 
@@ -31,27 +31,32 @@ def normalised(image: torch.Tensor) -> torch.Tensor:
     return (image / top.clamp(min=1e-6)).clamp(max=1.5)
 
 
+def patch_shape(generator: torch.Generator) -> tuple[int, ...]:
+    """Voxels (z, y, x) of a patch, drawn."""
+    return tuple(EDGES[int(uniform(generator, 0, len(EDGES) - 0.001))] for _ in range(3))
+
+
 def painted(
-    parts: torch.Tensor, guides: torch.Tensor, distance_mm: torch.Tensor, true_scale: float, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
+    parts: torch.Tensor, guides: torch.Tensor, distance_mm: torch.Tensor, true_scale: float,
+    shape: tuple[int, ...], generator: torch.Generator,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """One training patch of a head of the pool.
 
     Args:
         parts: (z, y, x) uint8.
         guides: (2, z, y, x) float32 in 0-1.
         distance_mm: (z, y, x) float32.
+        shape: of the patch (:func:`patch_shape`).
 
     Returns:
         Image (z, y, x) float32, normalised, and the distance to the brain's surface in mm, clipped at ``FAR_MM``.
     """
     image = _contrast(parts, guides, generator)
-    shape = tuple(EDGES[int(uniform(generator, 0, 2.999))] for _ in EDGES)
-    points, scale, beyond = _pose(parts.shape, shape, true_scale, generator)
+    points, scale = _pose(parts.shape, shape, true_scale, generator)
     image = functional.grid_sample(image[None, None], points, padding_mode="zeros", align_corners=False)[0, 0]
     distance = functional.grid_sample(
         distance_mm[None, None], points, padding_mode="border", align_corners=False
     )[0, 0] * scale  # fmt: skip
-    del beyond
     if uniform(generator, 0, 1) < 0.4:
         image, distance = _extracted(image, distance, generator)
     if uniform(generator, 0, 1) < 0.5:
@@ -105,7 +110,7 @@ def _contrast(parts: torch.Tensor, guides: torch.Tensor, generator: torch.Genera
 
 def _pose(
     volume: torch.Size, patch: tuple[int, ...], true_scale: float, generator: torch.Generator
-) -> tuple[torch.Tensor, float, None]:
+) -> tuple[torch.Tensor, float]:
     """Where a patch's voxels lie in the pool's volume, as grid_sample takes it, and the head's scale."""
     scale = uniform(generator, 0.66, 1.12) if uniform(generator, 0, 1) < 0.75 else uniform(generator, 0.95, 1.1)
     if true_scale > 1.1:
@@ -133,7 +138,7 @@ def _pose(
         bend = torch.stack([smooth_field(patch, 5, generator, where.device) for _ in range(3)], -1)
         where = where + uniform(generator, 1.0, 5.0) * bend
     half = torch.tensor(list(reversed(volume)), dtype=torch.float32) * GRID_MM / 2
-    return (where / half)[None], scale, None
+    return (where / half)[None], scale
 
 
 def _extracted(

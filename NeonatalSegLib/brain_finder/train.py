@@ -1,6 +1,6 @@
 """Train the brain finder: a long run that a kill does not hurt.
 
-    python -m NeonatalSegLib.brain_finder.train --pool runs/finder/pool --out runs/finder/run --steps 30000
+    python -m NeonatalSegLib.brain_finder.train --pool runs/finder/pool --out runs/finder/run --steps 6000
 
 The same command goes on where the last checkpoint stands. ``--pool`` may still be growing.
 """
@@ -11,18 +11,21 @@ import argparse
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.nn import functional
 
 from NeonatalSegLib.brain_finder.grid import FAR_MM
 from NeonatalSegLib.brain_finder.network import FinderNetwork
-from NeonatalSegLib.brain_finder.painting import painted
+from NeonatalSegLib.brain_finder.painting import painted, patch_shape
 from NeonatalSegLib.brain_finder.pool import read
+from NeonatalSegLib.networks.precision import processor_features, torch_precision
 
 KEEP_EVERY, SOFT_MM, AVERAGE = 100, 1.0, 0.998
+BATCH = 2  # of one patch, PyTorch takes a slow way through its small convolutions on a CPU
 
 
 def loss_of(predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -36,7 +39,7 @@ def loss_of(predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
 
 
 def train(pool: Path, out: Path, steps: int, *, rate: float = 2e-3, seed: int = 0) -> None:
-    """Run to ``steps`` in all; writes ``checkpoint.pt`` (to go on) and ``finder.pt`` (averaged weights) to ``out``."""
+    """Run to ``steps`` in all; writes ``checkpoint.pt`` (to go on) and ``finder.npz`` (averaged weights, to use)."""
     out.mkdir(parents=True, exist_ok=True)
     network, average = FinderNetwork(), FinderNetwork()
     network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # torch knows it, its types do not
@@ -50,6 +53,7 @@ def train(pool: Path, out: Path, steps: int, *, rate: float = 2e-3, seed: int = 
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
     network.train()
+    narrow = torch_precision(processor_features()) == "bf16"
     running, clock, files = 0.0, time.process_time(), sorted(pool.glob("head-*[0-9].npz"))
     while step < steps:
         if step % 50 == 0:
@@ -59,17 +63,10 @@ def train(pool: Path, out: Path, steps: int, *, rate: float = 2e-3, seed: int = 
                 rate * min(1.0, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
             )
         generator = torch.Generator().manual_seed(seed * 10_000_000 + step)
-        composed = read(files[int(torch.randint(len(files), (), generator=generator))])
-        image, wanted = painted(
-            torch.from_numpy(composed.parts),
-            torch.from_numpy(composed.guides).float() / 255,
-            torch.from_numpy(composed.distance_mm).float() / 4,
-            composed.true_scale,
-            generator,
-        )
-        with torch.autocast("cpu", torch.bfloat16):
-            predicted = network(image[None, None].contiguous(memory_format=torch.channels_last_3d))
-        loss = loss_of(predicted.float()[0, 0], wanted)
+        image, wanted = _batch(files, generator)
+        with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+            predicted = network(image.contiguous(memory_format=torch.channels_last_3d))
+        loss = loss_of(predicted.float(), wanted)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -86,7 +83,26 @@ def train(pool: Path, out: Path, steps: int, *, rate: float = 2e-3, seed: int = 
             running, clock = 0.0, now
             _save({"step": step, "network": network.state_dict(), "average": average.state_dict(),
                    "optimizer": optimizer.state_dict()}, checkpoint)  # fmt: skip
-            _save(average.state_dict(), out / "finder.pt")
+            export(average.state_dict(), out / "finder.npz")
+
+
+def _batch(files: Sequence[Path], generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """``BATCH`` patches of one shape and what the network should say of them, (n, 1, z, y, x) float32 each."""
+    shape, drawn = patch_shape(generator), []
+    for _ in range(BATCH):
+        composed = read(files[int(torch.randint(len(files), (), generator=generator))])
+        parts, guides = torch.from_numpy(composed.parts), torch.from_numpy(composed.guides).float() / 255
+        distance_mm = torch.from_numpy(composed.distance_mm).float() / 4
+        drawn.append(painted(parts, guides, distance_mm, composed.true_scale, shape, generator))
+    image, wanted = (torch.stack(arrays)[:, None] for arrays in zip(*drawn, strict=True))
+    return image, wanted
+
+
+def export(weights: Mapping[str, torch.Tensor], path: Path) -> None:
+    """The weights as ``forward.py`` reads them: float16, by the names of the network."""
+    part = path.with_suffix(".part.npz")
+    np.savez(part, **{name: value.numpy().astype(np.float16) for name, value in weights.items()})
+    os.replace(part, path)
 
 
 def _save(state: object, path: Path) -> None:
@@ -99,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pool", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=30000)
+    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     train(options.pool, options.out, options.steps, seed=options.seed)

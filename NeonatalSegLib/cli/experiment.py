@@ -178,6 +178,9 @@ def robustness(
         Optional[Path], typer.Option(help="Folder of age templates (age-28/age-28_T2w.nii.gz ...), taken as they are.")
     ] = None,
     ages: Annotated[str, typer.Option(help="Ages of the templates in weeks.")] = "28,30,32,34,36,38,40,42,44",
+    head: Annotated[
+        Optional[Path], typer.Option(help="T1 of a whole head, NAME_T1w.nii.gz, NAME_desc-brain_mask.nii.gz beside it.")
+    ] = None,
     model: Annotated[Optional[str], typer.Option(help="Name or folder of a model; default: the accepted one.")] = None,
     before: Annotated[
         Optional[Path], typer.Option(help="OUT folder of the same command with an earlier model, to compare with.")
@@ -198,6 +201,7 @@ def robustness(
         subjects=_names(subjects),
         templates=templates,
         ages_weeks=_ages(ages),
+        head=head,
         model=model,
         before=before,
         design=design,

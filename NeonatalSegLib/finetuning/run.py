@@ -208,10 +208,12 @@ def hold_out(
 
 def prepare_case(scan: AnnotatedScan, held_out: set[str], spacing_mm: float) -> SparseCase:
     """An annotated scan on the network's grid; a voxel of a held-out slice is never learned from."""
+    from NeonatalSegLib.brain_finder.find import brain_distance
     from NeonatalSegLib.scans.preprocessing import prepare
     from NeonatalSegLib.scans.scan import load_scan
 
-    prepared = prepare(load_scan(scan.t1, scan.t2, name=scan.name, age_weeks=scan.age_weeks), spacing_mm)
+    loaded = load_scan(scan.t1, scan.t2, name=scan.name, age_weeks=scan.age_weeks)
+    prepared = prepare(loaded, spacing_mm, find_brain=brain_distance)  # as the network will see it
     if not prepared.target.is_like(scan.grid, tolerance_mm=0.1):
         raise NeonatalSegError(f"The annotation of {scan.name} does not lie on the grid of its scan.")
     masks = {False: np.zeros(scan.labels.shape, bool), True: np.zeros(scan.labels.shape, bool)}

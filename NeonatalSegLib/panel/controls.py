@@ -16,8 +16,6 @@ STAGE_NAMES = {
     "n4": "Correcting the intensities",
     "prepare": "Preparing the scan",
     "network": "Segmenting",
-    "brain alone": "Segmenting the brain alone",
-    "once more": "Segmenting the brain alone",
     "back": "Bringing the result onto the scan",
     "write": "Handing over the result",
 }

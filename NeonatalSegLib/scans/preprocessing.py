@@ -1,11 +1,13 @@
 """From a Scan to the network's grid; the exact way back is ``way_back.py``.
 
-The way in: T1 onto T2, one interpolation onto an isotropic grid along the patient's axes, crop to the foreground,
-z-score over the foreground (paper, section 2, "Pipeline Design": "cropped ... to non-zero value regions").
+The way in: the brain found and the head around it masked, T1 onto T2, one interpolation onto an isotropic grid along
+the patient's axes, crop to the foreground, z-score over the foreground (paper, section 2, "Pipeline Design": "cropped
+... to non-zero value regions").
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +26,12 @@ MAX_GRID_VOXELS = 40_000_000
 MIN_AGREEMENT = 0.40
 MIN_COVERAGE = 0.8  # of the head in T2 that T1 shows: below it the rest is left out of the comparison, and told
 HEAD_ML = (60.0, 6000.0)  # brain alone of the smallest newborn; beyond any head with neck
+# Foreground against the inside of the skull: at most this in a scan of which little besides the brain is left, which
+# then stays as it is; more with a skull on.
+MAX_HEAD_TO_BRAIN = 1.6
+RIM_MM = 3.0  # left around the inside of the skull where a head is masked
+
+FindBrain = Callable[[sitk.Image, sitk.Image], sitk.Image | None]  # image, mask of the head: brain_finder.find
 
 
 @dataclass(frozen=True)
@@ -32,12 +40,15 @@ class Prepared:
 
     Attributes:
         array: (2, z, y, x) float32, channels T1 and T2, z-scored over the foreground; an absent channel is all 0.
-        inside: (z, y, x) bool, the foreground: the head.
+        inside: (z, y, x) bool, the foreground: what is left of the head.
         grid: where ``array`` lies.
         target: the grid on which results are wanted (the scan's reference image).
         present: which of T1 and T2 were there.
         agreement: registration quality 0-1, None with one modality.
         warnings: in words.
+        brain_mm: mm to the surface of what lies inside the skull, negative inside, on a grid of its own; None where
+            nobody looked, or no brain was found.
+        head_masked: much of a head was there, and what lay beyond ``RIM_MM`` was masked.
     """
 
     array: np.ndarray
@@ -47,15 +58,25 @@ class Prepared:
     present: tuple[bool, bool]
     agreement: float | None
     warnings: tuple[str, ...]
+    brain_mm: sitk.Image | None = None
+    head_masked: bool = False
 
 
-def prepare(scan: Scan, spacing_mm: float = 0.8, *, trust_headers: bool = False, n4: bool = False) -> Prepared:
+def prepare(
+    scan: Scan,
+    spacing_mm: float = 0.8,
+    *,
+    trust_headers: bool = False,
+    n4: bool = False,
+    find_brain: FindBrain | None = None,
+) -> Prepared:
     """Bring a scan onto the network's grid.
 
     Args:
         spacing_mm: isotropic edge of the network's voxels.
         trust_headers: never register T1 to T2; take the positions in the headers as true.
         n4: correct the bias field first (slow; off by default since training augments bias fields).
+        find_brain: says where the brain lies, so that a head around it is masked; None for scans without one.
 
     Raises:
         NeonatalSegError: the foreground is empty or absurdly large.
@@ -63,6 +84,11 @@ def prepare(scan: Scan, spacing_mm: float = 0.8, *, trust_headers: bool = False,
     images = {key: image for key in MODALITIES if (image := getattr(scan, key)) is not None}
     mask = foreground(scan.reference)
     warnings = [*scan.warnings, *head_size_warning(mask)]
+    brain_mm, head_masked = None, False
+    if find_brain is not None:
+        brain_mm = find_brain(scan.reference, mask)
+        mask, head_masked, found = without_head(mask, brain_mm)
+        warnings += found
     transforms = dict.fromkeys(images, sitk.Transform())
     quality = None
     if len(images) == 2:
@@ -75,10 +101,36 @@ def prepare(scan: Scan, spacing_mm: float = 0.8, *, trust_headers: bool = False,
     array = np.zeros((len(MODALITIES), *grid.shape), np.float32)
     for channel, key in enumerate(MODALITIES):
         if key in images:
-            smooth = _antialiased(images[key], spacing_mm)
-            array[channel] = zscore(_onto(smooth, grid, transforms[key], sitk.sitkLinear), inside)
+            image = _onto(_antialiased(images[key], spacing_mm), grid, transforms[key], sitk.sitkLinear)
+            array[channel] = zscore(np.where(inside, image, image.min()) if head_masked else image, inside)
     present = ("t1" in images, "t2" in images)
-    return Prepared(array, inside, grid, Grid.of(scan.reference), present, quality, tuple(warnings))
+    target = Grid.of(scan.reference)
+    return Prepared(array, inside, grid, target, present, quality, tuple(warnings), brain_mm, head_masked)
+
+
+def without_head(mask: sitk.Image, brain_mm: sitk.Image | None) -> tuple[sitk.Image, bool, list[str]]:
+    """The foreground without the head around the brain.
+
+    Args:
+        mask: uint8, the foreground.
+        brain_mm: mm to the inside of the skull (:class:`Prepared`), None where it was not found.
+
+    Returns:
+        The mask, cut to ``RIM_MM`` around the inside of the skull where it is much larger than that; whether it was
+        cut; warnings.
+    """
+    if brain_mm is None:
+        text = "No brain was found in this scan before the segmentation: it was segmented as it is, with all it shows."
+        return mask, False, [text]
+    head_ml, brain_ml = (
+        np.count_nonzero(sitk.GetArrayViewFromImage(part)) * Grid.of(part).voxel_volume_mm3 / 1000
+        for part in (mask, brain_mm < 0)
+    )
+    if head_ml <= MAX_HEAD_TO_BRAIN * brain_ml:
+        return mask, False, []
+    far_mm = float(sitk.GetArrayViewFromImage(brain_mm).max()) + RIM_MM
+    distance = sitk.Resample(brain_mm, mask, sitk.Transform(), sitk.sitkLinear, far_mm, sitk.sitkFloat32)
+    return mask * sitk.Cast(distance <= RIM_MM, sitk.sitkUInt8), True, []
 
 
 def align(scan: Scan, mask: sitk.Image, trust_headers: bool) -> tuple[sitk.Transform, float, list[str]]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from NeonatalSegLib.brain_finder.find import brain_distance, brain_volume_ml
 from NeonatalSegLib.errors import NeonatalSegError, is_out_of_memory
 from NeonatalSegLib.evaluation.metrics import volumes_ml
 from NeonatalSegLib.models.bundle import Model
@@ -27,22 +28,17 @@ from NeonatalSegLib.progress import Progress
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.preprocessing import Prepared, prepare
 from NeonatalSegLib.scans.scan import Scan
-from NeonatalSegLib.scans.way_back import labels_on_scan, most_probable, probabilities_on_scan
+from NeonatalSegLib.scans.way_back import labels_on_scan, probabilities_on_scan
 from NeonatalSegLib.segmentation.engines import OpenEngine, open_engine
 from NeonatalSegLib.segmentation.plausibility import age_warning, cut_brain_warning
-from NeonatalSegLib.segmentation.second_look import crop_to_brain
 from NeonatalSegLib.segmentation.verdict import Plausibility, assess, coarse_warning, evidence_of
 
 STAGES = {
     "prepare": (0.0, 0.15),
-    "network": (0.15, 0.8),
-    "brain alone": (0.8, 0.85),
-    "once more": (0.85, 0.9),
+    "network": (0.15, 0.9),
     "back": (0.9, 1.0),
 }
-# Where a head is left on: the first of these still leaves some scalp. Each costs the network's time once more.
-FURTHER_LOOKS = ("brain alone", "once more")
-# Raised when the way from scan to label map changes: 2 looks again at the brain alone (second_look.py), 3 has a row of
+# Raised when the way from scan to label map changes: 3 finds the brain first and masks a head around it, and has a row of
 # air less where a scan's voxels fit the network's (Grid.covering).
 METHOD = 3
 MAX_WINDOW_VOXELS = 8_000_000  # of one window: a head and neck are more, and take the training patch
@@ -89,7 +85,8 @@ class Segmentation:
         registration_quality: agreement of T1 and T2, 0-1, or None with one of them.
         age_weeks: post-menstrual age as the model sees it; None where it has no age head.
         engine: which one ran the network, its precision, why, and what the processor can do (strings by name).
-        focused: the scan showed much besides the brain and was segmented again with that masked (second_look.py).
+        head_masked: the scan showed much besides the brain, and that was masked (scans/preprocessing.py).
+        inside_skull_ml: what lies inside the skull as the brain finder sees it; None where it saw no brain.
     """
 
     label_map: sitk.Image
@@ -104,7 +101,8 @@ class Segmentation:
     registration_quality: float | None = None
     age_weeks: float | None = None
     engine: dict[str, str] = field(default_factory=dict)
-    focused: bool = False
+    head_masked: bool = False
+    inside_skull_ml: float | None = None
     plausibility: Plausibility = field(default_factory=Plausibility)
 
 
@@ -166,7 +164,13 @@ class Segmenter:
         """
         clock = _Clock(progress)
         clock.enter("prepare")
-        prepared = prepare(scan, self.model.spacing_mm, trust_headers=options.trust_headers, n4=options.n4)
+        prepared = prepare(
+            scan,
+            self.model.spacing_mm,
+            trust_headers=options.trust_headers,
+            n4=options.n4,
+            find_brain=brain_distance,
+        )
         if target is not None:
             prepared = replace(prepared, target=target)
         if options.strict and prepared.warnings:
@@ -175,20 +179,13 @@ class Segmenter:
         doubts = [*prepared.warnings, *coarse_warning(scan), *self._outside_training(scan)]
         clock.enter("network")
         probabilities, age = self._run_network(prepared, options, clock, warnings)
-        looked_again = False
-        for stage in FURTHER_LOOKS:
-            closer = crop_to_brain(prepared, most_probable(probabilities), force=looked_again)
-            if closer is None:
-                break
-            clock.enter(stage)
-            prepared, looked_again = closer, True
-            probabilities, age = self._run_network(prepared, options, clock, warnings)
         clock.enter("back")
         result = self._bring_back(probabilities, prepared, options)
-        result.age_weeks, result.focused = age, looked_again
+        result.age_weeks, result.head_masked = age, prepared.head_masked
+        result.inside_skull_ml = brain_volume_ml(prepared.brain_mm)
         doubts += age_warning(scan.age_weeks, age)
         doubts += cut_brain_warning(sitk.GetArrayViewFromImage(result.label_map))
-        result.plausibility = assess(result.label_map, evidence_of(probabilities, scan, age, doubts))
+        result.plausibility = assess(result.label_map, evidence_of(probabilities, scan, age, prepared.brain_mm, doubts))
         result.warnings = [*(finding.text for finding in result.plausibility.findings), *warnings]
         clock.leave()
         result.times_s = clock.times_s

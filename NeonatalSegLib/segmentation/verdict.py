@@ -345,12 +345,14 @@ def _signal(evidence: Evidence) -> list[Finding]:
 
 
 def evidence_of(
-    probabilities: torch.Tensor | np.ndarray, scan: Scan, model_age_weeks: float | None, doubts: Sequence[str]
-) -> Evidence:
+    probabilities: torch.Tensor | np.ndarray, scan: Scan, model_age_weeks: float | None,
+    brain_mm: sitk.Image | None, doubts: Sequence[str],
+) -> Evidence:  # fmt: skip
     """What a segmentation leaves to judge it by.
 
     Args:
         probabilities: (10, z, y, x) on the network's grid, on any device; every second voxel is looked at.
+        brain_mm: what the brain finder saw.
         doubts: what was odd about the scan, in words.
     """
     some_voxels = probabilities[:, ::2, ::2, ::2]
@@ -360,7 +362,7 @@ def evidence_of(
     if tissue.any():
         some = np.clip(shares[:, tissue], 1e-7, 1)
         entropy = float(-(some * np.log(some)).sum(0).mean() / np.log(NUMBER_OF_CLASSES))
-    return Evidence(scan.age_weeks, model_age_weeks, None, entropy, tuple(doubts))
+    return Evidence(scan.age_weeks, model_age_weeks, brain_mm, entropy, tuple(doubts))
 
 
 def coarse_warning(scan: Scan) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from NeonatalSegLib.brain_finder.find import brain_distance
 from NeonatalSegLib.datasets.bids import Subject, find_subjects
 from NeonatalSegLib.datasets.templates import find_templates
 from NeonatalSegLib.errors import NeonatalSegError
@@ -132,7 +133,8 @@ def _prepare_scan(folder: Path, scan: Scan, labels: sitk.Image, segmenter: Segme
     from NeonatalSegLib.finetuning.mixing import HELD_OUT_OVERLAP
     from NeonatalSegLib.networks.sliding_window import predict_windows
 
-    prepared, network = prepare(scan, segmenter.model.spacing_mm), segmenter.model.network
+    network = segmenter.model.network
+    prepared = prepare(scan, segmenter.model.spacing_mm, find_brain=brain_distance)
     probabilities, _ = predict_windows(
         segmenter.engine, prepared.array, network.patch, network.stride, overlap=HELD_OUT_OVERLAP
     )

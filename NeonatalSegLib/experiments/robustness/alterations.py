@@ -24,7 +24,7 @@ FORMAT = 1  # raised when an alteration changes, so that old and new figures are
 # Levels of every factor; the first leaves the scan as it is.
 FACTORS: Mapping[str, tuple[str, ...]] = {
     "spacing": ("native", "0.5mm", "1mm", "3mm-slices"),
-    "head": ("as-is", "skull"),
+    "head": ("as-is", "skull", "whole"),  # "whole": in another person's head (whole_head.py), alone and where one is given
     "orientation": ("stored", "RAS", "oblique"),
     "corruption": ("none", "noise", "bias", "motion"),
     "scale": ("1", "0.85", "0.7"),
@@ -58,14 +58,15 @@ class Alteration:
         return "_".join(f"scale-{v}" if v in FACTORS["scale"] else v for v in changed) or "native"
 
 
-def one_at_a_time() -> list[Alteration]:
-    """The native cell, then every other level of every factor alone."""
+def one_at_a_time(whole_head: bool = True) -> list[Alteration]:
+    """The native cell, then every other level of every factor alone; ``whole_head``: with that of another's head."""
     names = [f.name for f in fields(Alteration)]
-    return [Alteration(), *(Alteration(**{name: level}) for name in names for level in FACTORS[name][1:])]
+    cells = [Alteration(), *(Alteration(**{name: level}) for name in names for level in FACTORS[name][1:])]
+    return [cell for cell in cells if whole_head or cell.head != "whole"]
 
 
 def altered(scan: Scan, alteration: Alteration, seed: int) -> Scan:
-    """``scan`` under ``alteration``; the same arguments give the same scan, voxel by voxel.
+    """``scan`` under ``alteration`` ("whole" apart); the same arguments give the same scan, voxel by voxel.
 
     In the order of things: the newborn's size, the skull, the field of view and its voxels, what the scanner adds,
     how the file is stored. T1 and T2 share the geometry; noise, bias field and motion are drawn for each.

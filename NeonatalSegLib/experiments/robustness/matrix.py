@@ -22,6 +22,7 @@ from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.experiments.robustness import alterations
 from NeonatalSegLib.experiments.robustness.alterations import FACTORS, Alteration, altered, one_at_a_time, scaled
 from NeonatalSegLib.experiments.robustness.report import read_earlier, write_report
+from NeonatalSegLib.experiments.robustness.whole_head import in_whole_head, mask_of
 from NeonatalSegLib.experiments.runs import run_jobs
 from NeonatalSegLib.models.bundle import Model, sha256
 from NeonatalSegLib.models.registry import find_model
@@ -75,6 +76,7 @@ class RobustnessRun:
         out: folder of the evaluations and the report.
         data, subjects: BIDS folder, and newborns that the model does not know (none: its own test subjects).
         templates, ages_weeks: folder of age templates, and which of them.
+        head: T1 of a whole head, its brain mask beside it, for the cells of newborns' brains in it.
         model: name or folder; None for the current one.
         before: ``out`` of the same command with an earlier model.
         design: one of ``DESIGNS``.
@@ -87,6 +89,7 @@ class RobustnessRun:
     subjects: Sequence[str] = ()
     templates: Path | None = None
     ages_weeks: Sequence[int] = ()
+    head: Path | None = None
     model: str | None = None
     before: Path | None = None
     design: str = "one-at-a-time"
@@ -116,11 +119,12 @@ def run_robustness(run: RobustnessRun, *, parallel: int = 1, report: Callable[[s
     config = {
         "model": found.name, "sha256": found.hash, "design": run.design, "seed": run.seed,
         "alterations": alterations.FORMAT, "method": METHOD,
+        **({"head": sha256(run.head), "head_mask": sha256(mask_of(run.head))} if run.head else {}),
     }  # fmt: skip
     earlier = read_earlier(run.before, config) if run.before else None
     results = run_jobs(
-        partial(evaluate, sources={s.name: s for s in sources}, model=found.folder.resolve()),
-        make_jobs(sources, run.design, run.sample, run.seed),
+        partial(evaluate, sources={s.name: s for s in sources}, model=found.folder.resolve(), head=run.head),
+        make_jobs(sources, run.design, run.sample, run.seed, whole_head=run.head is not None),
         run.out,
         config=config,
         parallel=parallel,
@@ -129,6 +133,7 @@ def run_robustness(run: RobustnessRun, *, parallel: int = 1, report: Callable[[s
     command = "neonatalseg experiment robustness"
     command += f" --data DATA --subjects {','.join(n.removeprefix('sub-') for n in newborns)}" if newborns else ""
     command += f" --templates TEMPLATES --ages {','.join(map(str, run.ages_weeks))}" if run.templates else ""
+    command += " --head HEAD" if run.head else ""
     command += f" --model {found.name}{' --before EARLIER' if run.before else ''} --design {run.design}"
     command += f" --sample {run.sample} --seed {run.seed} --out OUT"
     return write_report(list(results.values()), found, earlier, run.out, command)
@@ -187,16 +192,18 @@ def template_sources(folder: Path, ages_weeks: Sequence[int], model: Model) -> l
     return [Source(TEMPLATES, s.name, s.t1, s.t2, s.labels, s.age_weeks) for s in found]  # type: ignore[arg-type]
 
 
-def make_jobs(sources: Sequence[Source], design: str, sample: int, seed: int) -> dict[str, dict[str, Any]]:
+def make_jobs(
+    sources: Sequence[Source], design: str, sample: int, seed: int, *, whole_head: bool = False
+) -> dict[str, dict[str, Any]]:
     """What is to be evaluated, by a key of its own: every cell of the design on every newborn, templates as they are.
 
-    ``sample`` further cells of the full product each meet one newborn; a larger sample holds the smaller one.
+    The cells of a whole head are of the one-at-a-time design alone. ``sample`` further cells of the full product each meet one newborn; a larger sample holds the smaller one.
     """
-    single = [Cell(a, c) for a in one_at_a_time() for c in CONTRASTS]
+    single = [Cell(a, c) for a in one_at_a_time(whole_head) for c in CONTRASTS]
     product = [Cell(Alteration(*levels), c) for levels in itertools.product(*FACTORS.values()) for c in CONTRASTS]
     newborns = [s for s in sources if s.kind == HELD_OUT]
     chosen = [(s, cell, "single") for s in newborns for cell in single]
-    others = [cell for cell in product if cell not in single]
+    others = [cell for cell in product if cell not in single and cell.alteration.head != "whole"]
     if design == "full":
         chosen += [(s, cell, "product") for s in newborns for cell in others]
     elif newborns:
@@ -216,7 +223,9 @@ def make_jobs(sources: Sequence[Source], design: str, sample: int, seed: int) ->
     }  # fmt: skip
 
 
-def evaluate(job: dict[str, Any], folder: Path, *, sources: Mapping[str, Source], model: Path) -> dict[str, Any]:
+def evaluate(
+    job: dict[str, Any], folder: Path, *, sources: Mapping[str, Source], model: Path, head: Path | None = None
+) -> dict[str, Any]:
     """One cell of one subject; returns the job with DSC by class (None: in neither label map) and seconds.
 
     A scan that the software refuses is a result as well: it found nothing (DSC 0), and ``refused`` says why.
@@ -227,7 +236,7 @@ def evaluate(job: dict[str, Any], folder: Path, *, sources: Mapping[str, Source]
     began = time.perf_counter()
     alteration = Alteration(**{name: job[name] for name in FACTORS})
     source = sources[job["subject"]]
-    scan, labels = _altered(source, alteration, job["seed"])
+    scan, labels = _altered(source, alteration, job["seed"], head)
     t1, t2 = (getattr(scan, key) if key in CONTRASTS[job["contrast"]] else None for key in ("t1", "t2"))
     shown = replace(scan, t1=t1, t2=t2)
     truth = _array(labels)
@@ -246,13 +255,20 @@ def evaluate(job: dict[str, Any], folder: Path, *, sources: Mapping[str, Source]
 
 
 @lru_cache(maxsize=1)
-def _altered(source: Source, alteration: Alteration, seed: int) -> tuple[Scan, sitk.Image]:
+def _altered(
+    source: Source, alteration: Alteration, seed: int, head: Path | None
+) -> tuple[Scan, sitk.Image]:
     """The altered scan with both modalities, and its truth: the three choices of a cell follow each other."""
     from NeonatalSegLib.scans.labels import read_labels
     from NeonatalSegLib.scans.scan import load_scan
 
+    labels = read_labels(source.labels).image
+    if alteration.head == "whole":
+        assert head is not None
+        files = (source.t1, source.t2, source.labels, head)
+        return in_whole_head(*files, name=source.name, age_weeks=source.age_weeks), labels
     scan = load_scan(source.t1, source.t2, name=source.name, age_weeks=source.age_weeks)
-    return altered(scan, alteration, seed), scaled(read_labels(source.labels).image, float(alteration.scale))
+    return altered(scan, alteration, seed), scaled(labels, float(alteration.scale))
 
 
 @lru_cache(maxsize=1)

@@ -31,6 +31,7 @@ TEXTS = {
     "1mm": "voxels of 1 mm",
     "3mm-slices": "axial slices of 3 mm",
     "skull": "synthetic skull on",
+    "whole": "in another person's whole head",
     "RAS": "array stored as RAS",
     "oblique": f"field of view tilted by {a.TILT_DEGREES:g}°",
     "noise": "noise",
@@ -228,7 +229,8 @@ def _combined(rows: Sequence[Row], part: str) -> str:
             values = [
                 [dsc_no_background(r) for r in complete if (r[factor], r["contrast"]) == (name, c)] for c in CONTRASTS
             ]
-            levels.append((factor, name, *(f"{np.mean(v):.3f}" for v in values)))
+            if all(values):
+                levels.append((factor, name, *(f"{np.mean(v):.3f}" for v in values)))
     mean = float(np.mean([dsc_no_background(row) for row in complete]))
     title = f"## The full product\n\nMean over all {len(complete)} cells and newborns: {mean:.3f}. By level:"
     return Table(title, ("Factor", "Level", *CONTRASTS), tuple(levels)).markdown()
@@ -257,7 +259,8 @@ The mean of the matrix is the plain mean over the one-at-a-time cells of all thr
 over newborns first. Templates, and cells with several alterations, do not count in it.
 Skull, noise, bias field, motion and sizes are synthetic, made from scans without a skull. They are drawn by other \
 code than the training's augmentation, except for the skull, which is `synthesis.add_head`: a model trained with \
-such heads has an advantage there.
+such heads has an advantage there. Whole heads (where evaluated) are a real head of another person that no network \
+has learned from, its skull warped onto the newborn's.
 Voxels: the mean of the signal over each new voxel; 0.5 mm by linear interpolation. Tilted field of view: \
 {a.TILT_DEGREES:g}° about a slanted axis, resampled once, the newborn stays. RAS: the same voxels in another order. \
 Size: the header of images and truth alone.
