@@ -21,9 +21,8 @@ from NeonatalSegLib.datasets.phantom import Phantom
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.experiments.robustness.alterations import Alteration, altered
 from NeonatalSegLib.scans.grid import Grid
-from NeonatalSegLib.scans.preprocessing import foreground
+from NeonatalSegLib.scans.preprocessing import RIM_MM, foreground
 
-RIM_MM = 6.5  # left around the brain by those who mask with it
 NEEDS_WEIGHTS = pytest.mark.skipif(not find.weights_file().is_file(), reason="the brain finder is not trained yet")
 
 
@@ -62,7 +61,9 @@ def test_numpy_computes_what_torch_computes() -> None:
     image = np.random.default_rng(0).random((32, 48, 16)).astype(np.float32)
     with torch.no_grad():
         expected = network(torch.from_numpy(image)[None, None])[0, 0].numpy()
-    found = forward.distance_mm(image, {k: v.numpy() for k, v in network.state_dict().items()})
+    shares: list[float] = []
+    found = forward.distance_mm(image, {k: v.numpy() for k, v in network.state_dict().items()}, shares.append)
+    assert len(shares) == 14 and shares == sorted(shares) and shares[-1] == 1.0
     assert np.abs(found - expected).max() < 1e-3 * np.abs(expected).max()
 
 

@@ -26,9 +26,8 @@ from NeonatalSegLib.brain_finder.find import find_brain
 from NeonatalSegLib.brain_finder.heads import whole_head
 from NeonatalSegLib.brain_finder.pool import heads_of, newborns_of
 from NeonatalSegLib.scans.grid import Grid
-from NeonatalSegLib.scans.preprocessing import foreground
+from NeonatalSegLib.scans.preprocessing import RIM_MM, foreground
 
-RIM_MM = 6.5  # left around the brain by those who mask with it
 TISSUES = (1, 2, 3, 5, 6, 7, 8, 9)
 Find = Callable[[sitk.Image], np.ndarray]  # image to distance in mm on its grid
 

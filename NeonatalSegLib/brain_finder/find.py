@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,11 +51,14 @@ class FoundBrain:
         )
 
 
-def find_brain(image: sitk.Image, head: sitk.Image | None = None) -> FoundBrain | None:
+def find_brain(
+    image: sitk.Image, head: sitk.Image | None = None, tick: Callable[[float], None] | None = None
+) -> FoundBrain | None:
     """The brain in a T1 or T2 of a head, whole, cut or extracted, of any orientation, spacing and field of view.
 
     Args:
         head: a mask on the image's grid of what is not air, to look there only.
+        tick: told the share of the work done, 0-1.
 
     Returns:
         None where there is none, or too little of one.
@@ -65,14 +69,16 @@ def find_brain(image: sitk.Image, head: sitk.Image | None = None) -> FoundBrain 
     array, grid = finder_input(image, head)
     if not array.any():
         return None
-    distance = _main_part(forward.distance_mm(array, weights()))
+    distance = _main_part(forward.distance_mm(array, weights(), tick))
     volume = float(np.count_nonzero(distance < 0)) * SPACING_MM**3 / 1000
     return FoundBrain(grid.image(distance), volume) if volume >= LEAST_ML else None
 
 
-def brain_distance(image: sitk.Image, head: sitk.Image) -> sitk.Image | None:
+def brain_distance(
+    image: sitk.Image, head: sitk.Image, tick: Callable[[float], None] | None = None
+) -> sitk.Image | None:
     """:func:`find_brain` as ``scans.preprocessing.prepare`` takes it: the distance image alone."""
-    found = find_brain(image, head)
+    found = find_brain(image, head, tick)
     return None if found is None else found.distance_mm
 
 

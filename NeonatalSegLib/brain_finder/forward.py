@@ -6,7 +6,7 @@ of each, and is one matrix product. :mod:`.network` is the same network for trai
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -17,30 +17,37 @@ ROWS = 4096  # voxels of one matrix product: what it gathers stays in the cache
 NORM_EPSILON, LEAK = 1e-5, 0.01  # PyTorch's
 
 
-def distance_mm(image: np.ndarray, weights: Weights) -> np.ndarray:
+def distance_mm(image: np.ndarray, weights: Weights, tick: Callable[[float], None] | None = None) -> np.ndarray:
     """What ``FinderNetwork`` gives for an image (z, y, x) float32 whose sizes are multiples of ``grid.STRIDE``.
 
     Args:
         weights: by the names of the trained network; float16 or float32.
+        tick: told the share of the work done, 0-1, some ten times; what it raises goes through.
 
     Returns:
         (z, y, x) float32, mm to the surface of what lies inside the skull, negative inside.
     """
     levels = sum(name.startswith("down.") and name.endswith(".0.weight") for name in weights)
     x = _blocks_to_channels(image)
+    done = iter(range(1, 4 * levels - 1))  # two convolutions in each block of both ways
+
+    def report() -> None:
+        if tick:
+            tick(next(done) / (4 * levels - 2))
+
     skips = []
     for level in range(levels):
-        x = _block(x if level == 0 else _pooled(x), weights, f"down.{level}")
+        x = _block(x if level == 0 else _pooled(x), weights, f"down.{level}", report)
         skips.append(x)
     for level in reversed(range(levels - 1)):
         for axis in range(3):
             x = np.repeat(x, 2, axis)
-        x = _block(np.concatenate([skips[level], x], -1), weights, f"up.{level}")
+        x = _block(np.concatenate([skips[level], x], -1), weights, f"up.{level}", report)
     kernel = weights["out.weight"].astype(np.float32)[:, :, 0, 0, 0]
     return FAR_MM * _channels_to_blocks(x @ kernel.T + weights["out.bias"].astype(np.float32))
 
 
-def _block(x: np.ndarray, weights: Weights, name: str) -> np.ndarray:
+def _block(x: np.ndarray, weights: Weights, name: str, report: Callable[[], None]) -> np.ndarray:
     """Two times convolution, instance norm and leaky rectification, as ``network._Block``."""
     for layer in (0, 3):
         x = _convolved(x, weights[f"{name}.{layer}.weight"])
@@ -49,6 +56,7 @@ def _block(x: np.ndarray, weights: Weights, name: str) -> np.ndarray:
         x *= scale.astype(np.float32)
         x += (weights[f"{name}.{layer + 1}.bias"] - mean * scale).astype(np.float32)
         np.maximum(x, LEAK * x, out=x)
+        report()
     return x
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -169,7 +170,7 @@ class Segmenter:
             self.model.spacing_mm,
             trust_headers=options.trust_headers,
             n4=options.n4,
-            find_brain=brain_distance,
+            find_brain=partial(brain_distance, tick=clock.within),
         )
         if target is not None:
             prepared = replace(prepared, target=target)
