@@ -39,8 +39,8 @@ STAGES = {
     "network": (0.15, 0.9),
     "back": (0.9, 1.0),
 }
-# Raised when the way from scan to label map changes: 3 finds the brain first and masks a head around it, and has a row of
-# air less where a scan's voxels fit the network's (Grid.covering).
+# Raised when the way from scan to label map changes: 3 finds the brain first and masks a head around it, and has a
+# row of air less where a scan's voxels fit the network's (Grid.covering).
 METHOD = 3
 MAX_WINDOW_VOXELS = 8_000_000  # of one window: a head and neck are more, and take the training patch
 

@@ -24,7 +24,11 @@ FORMAT = 1  # raised when an alteration changes, so that old and new figures are
 # Levels of every factor; the first leaves the scan as it is.
 FACTORS: Mapping[str, tuple[str, ...]] = {
     "spacing": ("native", "0.5mm", "1mm", "3mm-slices"),
-    "head": ("as-is", "skull", "whole"),  # "whole": in another person's head (whole_head.py), alone and where one is given
+    "head": (
+        "as-is",
+        "skull",
+        "whole",
+    ),  # "whole": in another person's head (whole_head.py), alone and where one is given
     "orientation": ("stored", "RAS", "oblique"),
     "corruption": ("none", "noise", "bias", "motion"),
     "scale": ("1", "0.85", "0.7"),

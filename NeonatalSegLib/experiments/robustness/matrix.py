@@ -197,7 +197,8 @@ def make_jobs(
 ) -> dict[str, dict[str, Any]]:
     """What is to be evaluated, by a key of its own: every cell of the design on every newborn, templates as they are.
 
-    The cells of a whole head are of the one-at-a-time design alone. ``sample`` further cells of the full product each meet one newborn; a larger sample holds the smaller one.
+    The cells of a whole head are of the one-at-a-time design alone. ``sample`` further cells of the full product each
+    meet one newborn; a larger sample holds the smaller one.
     """
     single = [Cell(a, c) for a in one_at_a_time(whole_head) for c in CONTRASTS]
     product = [Cell(Alteration(*levels), c) for levels in itertools.product(*FACTORS.values()) for c in CONTRASTS]
@@ -255,9 +256,7 @@ def evaluate(
 
 
 @lru_cache(maxsize=1)
-def _altered(
-    source: Source, alteration: Alteration, seed: int, head: Path | None
-) -> tuple[Scan, sitk.Image]:
+def _altered(source: Source, alteration: Alteration, seed: int, head: Path | None) -> tuple[Scan, sitk.Image]:
     """The altered scan with both modalities, and its truth: the three choices of a cell follow each other."""
     from NeonatalSegLib.scans.labels import read_labels
     from NeonatalSegLib.scans.scan import load_scan
