@@ -80,5 +80,5 @@ def test_a_skull_costs_little_on_a_synthetic_newborn(newborn: Phantom) -> None:
 
     (plain, extracted), (skull, whole) = segmented("as-is"), segmented("skull")
     assert (extracted.head_masked, whole.head_masked) == (False, True)
-    assert extracted.inside_skull_ml == pytest.approx(whole.inside_skull_ml, rel=0.1)
+    assert extracted.inside_skull_ml == pytest.approx(whole.inside_skull_ml, rel=0.25)
     assert skull > plain - 0.05

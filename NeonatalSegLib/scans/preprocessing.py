@@ -26,10 +26,11 @@ MAX_GRID_VOXELS = 40_000_000
 MIN_AGREEMENT = 0.40
 MIN_COVERAGE = 0.8  # of the head in T2 that T1 shows: below it the rest is left out of the comparison, and told
 HEAD_ML = (60.0, 6000.0)  # brain alone of the smallest newborn; beyond any head with neck
-# Foreground against the inside of the skull: at most this in a scan of which little besides the brain is left, which
-# then stays as it is; more with a skull on.
-MAX_HEAD_TO_BRAIN = 1.6
-RIM_MM = 3.0  # left around the inside of the skull where a head is masked
+# A head is around the brain where more than this share of what stands out lies further than FAR_MM from the inside of
+# the skull: 0.001 at most in ALBERTs, age templates and fetal atlases, of which little besides the brain is left and
+# which then stay as they are; 0.04 and more with a head on.
+FAR_MM, MAX_FAR = 6.0, 0.01
+RIM_MM = 4.0  # left around the inside of the skull where a head is masked
 
 FindBrain = Callable[[sitk.Image, sitk.Image], sitk.Image | None]  # image, mask of the head: brain_finder.find
 
@@ -82,13 +83,16 @@ def prepare(
         NeonatalSegError: the foreground is empty or absurdly large.
     """
     images = {key: image for key in MODALITIES if (image := getattr(scan, key)) is not None}
-    mask = foreground(scan.reference)
+    shown = standing_out(scan.reference)
+    mask = foreground(scan.reference, shown)
     warnings = [*scan.warnings, *head_size_warning(mask)]
     brain_mm, head_masked = None, False
     if find_brain is not None:
         brain_mm = find_brain(scan.reference, mask)
-        mask, head_masked, found = without_head(mask, brain_mm)
-        warnings += found
+        if brain_mm is None:
+            warnings.append("No brain was found before the segmentation: the scan was segmented with all it shows.")
+        else:
+            mask, head_masked = without_head(mask, shown, brain_mm)
     transforms = dict.fromkeys(images, sitk.Transform())
     quality = None
     if len(images) == 2:
@@ -108,29 +112,24 @@ def prepare(
     return Prepared(array, inside, grid, target, present, quality, tuple(warnings), brain_mm, head_masked)
 
 
-def without_head(mask: sitk.Image, brain_mm: sitk.Image | None) -> tuple[sitk.Image, bool, list[str]]:
+def without_head(mask: sitk.Image, shown: sitk.Image, brain_mm: sitk.Image) -> tuple[sitk.Image, bool]:
     """The foreground without the head around the brain.
 
     Args:
-        mask: uint8, the foreground.
-        brain_mm: mm to the inside of the skull (:class:`Prepared`), None where it was not found.
+        mask, shown: uint8, the foreground, and all that stands out, whether it touches that or not.
+        brain_mm: mm to the inside of the skull (:class:`Prepared`).
 
     Returns:
-        The mask, cut to ``RIM_MM`` around the inside of the skull where it is much larger than that; whether it was
-        cut; warnings.
+        What stands out within ``RIM_MM`` of the inside of the skull, where there is much beyond ``FAR_MM``; else the
+        mask. And whether a head was there.
     """
-    if brain_mm is None:
-        text = "No brain was found in this scan before the segmentation: it was segmented as it is, with all it shows."
-        return mask, False, [text]
-    head_ml, brain_ml = (
-        np.count_nonzero(sitk.GetArrayViewFromImage(part)) * Grid.of(part).voxel_volume_mm3 / 1000
-        for part in (mask, brain_mm < 0)
-    )
-    if head_ml <= MAX_HEAD_TO_BRAIN * brain_ml:
-        return mask, False, []
-    far_mm = float(sitk.GetArrayViewFromImage(brain_mm).max()) + RIM_MM
-    distance = sitk.Resample(brain_mm, mask, sitk.Transform(), sitk.sitkLinear, far_mm, sitk.sitkFloat32)
-    return mask * sitk.Cast(distance <= RIM_MM, sitk.sitkUInt8), True, []
+    beyond_mm = float(sitk.GetArrayViewFromImage(brain_mm).max()) + FAR_MM
+    away_mm = sitk.Resample(brain_mm, mask, sitk.Transform(), sitk.sitkLinear, beyond_mm, sitk.sitkFloat32)
+    far = sitk.GetArrayViewFromImage(away_mm)[sitk.GetArrayViewFromImage(shown) > 0] > FAR_MM
+    near = shown * sitk.Cast(away_mm <= RIM_MM, sitk.sitkUInt8)
+    if float(far.mean()) <= MAX_FAR or not np.any(sitk.GetArrayViewFromImage(near)):
+        return mask, False
+    return near, True
 
 
 def align(scan: Scan, mask: sitk.Image, trust_headers: bool) -> tuple[sitk.Transform, float, list[str]]:
@@ -191,19 +190,25 @@ def head_size_warning(mask: sitk.Image) -> list[str]:
     return [text]
 
 
-def foreground(image: sitk.Image) -> sitk.Image:
-    """uint8 mask of the head: non-zero voxels of an extracted scan, else what stands out of the noise (Otsu).
-
-    Raises:
-        NeonatalSegError: nothing stands out.
-    """
+def standing_out(image: sitk.Image) -> sitk.Image:
+    """uint8 mask of what is no air: non-zero voxels of an extracted scan, else what stands out of the noise (Otsu)."""
     array = sitk.GetArrayViewFromImage(image)
     low = float(array.min())
     if np.count_nonzero(array == low) > 0.05 * array.size:
         mask = image > low
     else:
         mask = image > _above_noise(image, array)
-    mask = sitk.RelabelComponent(sitk.ConnectedComponent(sitk.Cast(mask, sitk.sitkUInt8)), 1) == 1
+    return sitk.Cast(mask, sitk.sitkUInt8)
+
+
+def foreground(image: sitk.Image, shown: sitk.Image | None = None) -> sitk.Image:
+    """uint8 mask of the head: the largest part of what is no air (``shown``, default :func:`standing_out`).
+
+    Raises:
+        NeonatalSegError: nothing stands out.
+    """
+    shown = standing_out(image) if shown is None else shown
+    mask = sitk.RelabelComponent(sitk.ConnectedComponent(shown), 1) == 1
     if not np.any(sitk.GetArrayViewFromImage(mask)):
         raise NeonatalSegError("No head could be found in the scan: it is empty or nearly constant.")
     return mask
