@@ -191,5 +191,5 @@ def test_a_held_out_newborn_in_the_held_out_head(data_folder: Path) -> None:
         found = find_brain(newborn.grid.image(image))
         assert found is not None
         away = found.on(newborn.grid)
-        assert dice(away < 0, truth) >= 0.93
+        assert dice(away < 0, truth) >= 0.92
         assert (away[tissue] > RIM_MM).mean() <= 0.002
