@@ -23,6 +23,7 @@ from NeonatalSegLib.experiments.robustness.alterations import Alteration, altere
 from NeonatalSegLib.experiments.robustness.matrix import CONTRASTS
 from NeonatalSegLib.models.bundle import Model, save_model
 from NeonatalSegLib.models.registry import find_model
+from NeonatalSegLib.networks.network import build_network
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.labels import read_labels
 from NeonatalSegLib.scans.scan import load_scan
@@ -40,10 +41,14 @@ CELLS: dict[str, tuple[Alteration, str]] = {
 
 
 def mixed(old: Model, new: Model, share: float, folder: Path) -> Model:
-    """Weights ``(1 - share) * old + share * new``, saved with the facts of the new model's training."""
-    network = new.load_network()
-    first, last = old.load_network().state_dict(), network.state_dict()
-    network.load_state_dict({key: (1 - share) * first[key] + share * last[key] for key in last})
+    """Weights ``(1 - share) * old + share * new``, saved with the facts of the new model's training.
+
+    Where one of the two has no age head, the average has none.
+    """
+    settings = replace(new.network, age_head=old.network.age_head and new.network.age_head)
+    network = build_network(settings)
+    first, last = old.load_network().state_dict(), new.load_network().state_dict()
+    network.load_state_dict({key: (1 - share) * first[key] + share * last[key] for key in network.state_dict()})
     facts = {
         key: value
         for key, value in new.metadata["neonatalseg"].items()
@@ -52,7 +57,7 @@ def mixed(old: Model, new: Model, share: float, folder: Path) -> Model:
     before = old.facts.training_subjects
     facts["training_subjects"] = sorted({*facts.get("training_subjects", ()), *before})
     facts["mixed"] = {"old": [old.name, old.hash], "new": [new.name, new.hash], "share_of_new": share}
-    return save_model(network, new.network, folder, description=new.description, facts=facts)
+    return save_model(network, settings, folder, description=new.description, facts=facts)
 
 
 def evaluate(model: Model, data: Path, name: str) -> list[float]:
