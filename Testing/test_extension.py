@@ -17,7 +17,7 @@ import pytest
 from NeonatalSegLib import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
-RESOURCE_FOLDERS = ("Resources/Models",)
+RESOURCE_FOLDERS = ("Resources/BrainFinder", "Resources/Models")
 RESOURCE_FILES = ("Resources/Bundle/inference.json", "Resources/NeonatalSeg.ctbl", "Resources/NeonatalSeg.term.json")
 
 
