@@ -149,10 +149,10 @@ def test_an_unsure_network_and_doubts_about_the_scan(newborn: Phantom) -> None:
 def test_entropy_of_sure_and_of_undecided_probabilities(newborn: Phantom) -> None:
     sure = np.zeros((10, 4, 4, 4), np.float32)
     sure[3] = 1.0
-    assert evidence_of(sure, newborn.scan, None, ()).entropy == pytest.approx(0.0, abs=1e-4)
+    assert evidence_of(sure, newborn.scan, None, None, ()).entropy == pytest.approx(0.0, abs=1e-4)
     undecided = np.full((10, 4, 4, 4), 0.1, np.float32)
     undecided[3] += 1e-4
-    assert evidence_of(undecided, newborn.scan, None, ()).entropy == pytest.approx(1.0, abs=1e-3)
+    assert evidence_of(undecided, newborn.scan, None, None, ()).entropy == pytest.approx(1.0, abs=1e-3)
 
 
 def test_several_odd_things_at_once_fail(newborn: Phantom) -> None:

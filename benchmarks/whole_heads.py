@@ -2,8 +2,8 @@
 
     python benchmarks/whole_heads.py --data ../shared/data [--newborns 07,16,17] [--model neonatal-v2] [--threads 1]
 
-DATA holds ``alberts`` and ``heads``. First table: held-out newborns as they are, and with their brain in a head that no
-network has learned from: mean DSC over the eight tissues, verdict, CPU seconds of the segmentation without reading and
+DATA holds ``alberts`` and ``heads``. First table: held-out newborns, extracted and with their brain in a head that no
+network has learned from, on the same voxels: mean DSC over the eight tissues, verdict, CPU seconds of the segmentation without reading and
 writing. Second table: the heads of a child and of adults, whole and extracted with their masks, with the verdict.
 """
 
@@ -24,7 +24,7 @@ from NeonatalSegLib.experiments.robustness.matrix import CONTRASTS
 from NeonatalSegLib.experiments.robustness.whole_head import in_whole_head, mask_of
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.labels import read_labels
-from NeonatalSegLib.scans.scan import Scan, load_scan, make_scan
+from NeonatalSegLib.scans.scan import Scan, make_scan
 from NeonatalSegLib.segmentation.segmenter import Segmentation, Segmenter
 
 
@@ -45,8 +45,8 @@ def newborns(segmenter: Segmenter, data: Path, names: list[str]) -> None:
         truth = read_labels(s.labels).image
         head = data / "heads" / f"{HELD_OUT_HEAD}_T1w.nii.gz"
         shown = {
-            "extracted": load_scan(s.t1, s.t2, name=name, age_weeks=s.age_weeks),
-            "whole": in_whole_head(s.t1, s.t2, s.labels, head, name=name, age_weeks=s.age_weeks),
+            kind: in_whole_head(s.t1, s.t2, s.labels, around, name=name, age_weeks=s.age_weeks)
+            for kind, around in {"extracted": None, "whole": head}.items()
         }
         for contrast, present in CONTRASTS.items():
             found = {}

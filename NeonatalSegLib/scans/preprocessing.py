@@ -30,7 +30,7 @@ HEAD_ML = (60.0, 6000.0)  # brain alone of the smallest newborn; beyond any head
 # the skull: 0.001 at most in ALBERTs, age templates and fetal atlases, of which little besides the brain is left and
 # which then stay as they are; 0.04 and more with a head on.
 FAR_MM, MAX_FAR = 6.0, 0.01
-RIM_MM = 4.0  # left around the inside of the skull where a head is masked
+RIM_MM = 3.0  # left around the inside of the skull where a head is masked
 
 FindBrain = Callable[[sitk.Image, sitk.Image], sitk.Image | None]  # image, mask of the head: brain_finder.find
 

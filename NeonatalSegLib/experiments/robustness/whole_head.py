@@ -28,17 +28,17 @@ def mask_of(head: Path) -> Path:
     return mask
 
 
-def in_whole_head(t1: Path, t2: Path, labels: Path, head: Path, *, name: str, age_weeks: float | None) -> Scan:
+def in_whole_head(t1: Path, t2: Path, labels: Path, head: Path | None, *, name: str, age_weeks: float | None) -> Scan:
     """T1 and T2 of a newborn whose brain lies in the skull of ``head``, where it lay before.
 
     Args:
         head: T1 of a whole head, its mask beside it (:func:`mask_of`); its inside of the skull is warped onto the
-            newborn's, its face made small (``brain_finder/heads.py:whole_head``).
+            newborn's, its face made small (``brain_finder/heads.py:whole_head``). None: no head, on the same voxels.
     """
     from NeonatalSegLib.brain_finder.heads import load_head, load_newborn, whole_head
 
     newborn = load_newborn(name, t1, t2, labels, SPACING_MM)
-    images, _ = whole_head(newborn, load_head(head.name, head, mask_of(head)))
+    images = newborn.images if head is None else whole_head(newborn, load_head(head.name, head, mask_of(head)))[0]
     origin = tuple((np.asarray(newborn.grid.origin_mm) + newborn.middle_mm).tolist())
     grid = replace(newborn.grid, origin_mm=origin)
     first, second = (grid.image(image) for image in images)
