@@ -3,8 +3,9 @@
     python benchmarks/whole_heads.py --data ../shared/data [--newborns 07,16,17] [--model neonatal-v2] [--threads 1]
 
 DATA holds ``alberts`` and ``heads``. First table: held-out newborns, extracted and with their brain in a head that no
-network has learned from, on the same voxels: mean DSC over the eight tissues, verdict, CPU seconds of the segmentation without reading and
-writing. Second table: the heads of a child and of adults, whole and extracted with their masks, with the verdict.
+network has learned from, on the same voxels: mean DSC over the eight tissues, verdict, CPU seconds of the segmentation
+without reading and writing. Second table: the heads of a child and of adults, whole and extracted with their masks,
+with the verdict.
 """
 
 from __future__ import annotations
