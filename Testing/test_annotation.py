@@ -61,7 +61,7 @@ def test_completed_slice_is_on_disk(study: Path, project: AnnotationSession) -> 
     assert np.array_equal(project.annotated_mask("sub-01"), expected)
     item = project.item(AXIAL)
     assert (item.state, item.seconds, item.changed_voxels) == ("done", 41.5, 6)
-    started, done = (json.loads(line) for line in ledger(study).read_text().splitlines())
+    started, done = (json.loads(line) for line in ledger(study).read_text(encoding="utf-8").splitlines())
     assert started["event"] == "started" and done["event"] == "done"
     assert done["rater"] == "Anna" and done["slice"] == AXIAL and done["seconds"] == 41.5 and done["changed"] == 6
     assert started["time"] == done["start"] <= done["time"] and done["time"].endswith("Z")

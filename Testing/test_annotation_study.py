@@ -196,7 +196,7 @@ def test_same_rater_twice_is_refused(study: Path) -> None:
         with AnnotationSession.open(study, "Bo") as bo:
             bo.skip(AXIAL)
         child.kill()
-    text = json.loads((study / "raters" / "Anna" / "lock").read_text())
+    text = json.loads((study / "raters" / "Anna" / "lock").read_text(encoding="utf-8"))
     assert text["process"] == child.pid, "the dead process left its lock"
     with AnnotationSession.open(study, "Anna") as project:
         with pytest.raises(NeonatalSegError, match=f"in process {os.getpid()} on"):

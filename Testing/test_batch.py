@@ -50,14 +50,14 @@ def test_a_study_goes_on_after_a_failure_and_resumes(tiny: Segmenter, study: Pat
     assert "sub-B_T2w.nii.gz" in first.failed["sub-B"] and "min left" in lines[0]
     result = out / "sub-A" / "ses-1" / "anat" / "sub-A_ses-1_space-T2w_desc-neonatalseg_dseg.nii.gz"
     stamp = result.stat().st_mtime_ns
-    table = (out / "volumes.tsv").read_text().splitlines()
+    table = (out / "volumes.tsv").read_text(encoding="utf-8").splitlines()
     assert [line.split("\t")[:2] for line in table[1:]] == [["sub-A_ses-1", "40.1"], ["sub-A_ses-2", "40.1"]]
     head = table[0].split("\t")
     # Random weights label nonsense: every door says so.
     assert {line.split("\t")[head.index("verdict")] for line in table[1:]} == {"fail"}
     assert first.doubtful == {"sub-A_ses-1": "fail", "sub-A_ses-2": "fail"}
     assert "plausibility fail: sub-A_ses-1" in first.summary() and "plausibility fail" in lines[0]
-    assert json.loads((out / "dataset_description.json").read_text())["DatasetType"] == "derivative"
+    assert json.loads((out / "dataset_description.json").read_text(encoding="utf-8"))["DatasetType"] == "derivative"
 
     again = run_study(tiny, scans, out, report=lines.append)
     assert (again.done, again.skipped) == ([], ["sub-A_ses-1", "sub-A_ses-2"])
@@ -79,7 +79,7 @@ def test_the_age_by_the_model_stands_in_the_table(tmp_path: Path) -> None:
         model = save_model(network, settings, tmp_path / f"model-{age_head}", description="random")
         result = run_study(Segmenter(model, "cpu"), scans_of_list(tmp_path / "scans.tsv"), tmp_path / told[:2])
         assert result.table is not None and result.done == ["one"]
-        head, row = (line.split("\t") for line in result.table.read_text().splitlines())
+        head, row = (line.split("\t") for line in result.table.read_text(encoding="utf-8").splitlines())
         values = dict(zip(head, row, strict=True))
         assert (values["age_weeks"], values["predicted_age_weeks"]) == ("42", told)
 

@@ -173,7 +173,7 @@ def test_the_other_files_of_a_data_set_stay(model: Model, dataset: Path, tmp_pat
     assert (out / ".bidsignore").read_text(encoding="utf-8").splitlines()[0] == "mine/"
     (out / "dseg.tsv").write_text("index\tname\n1\tLesion\n")
     assert run([*command, "--device", "cpu"]) == 2
-    assert "Lesion" in (out / "dseg.tsv").read_text()
+    assert "Lesion" in (out / "dseg.tsv").read_text(encoding="utf-8")
 
 
 def test_the_container_is_built_from_the_pins() -> None:

@@ -222,7 +222,7 @@ def test_damaged_plans_are_refused_in_words(change: dict[str, object], words: st
     file = tmp_path / "plan.json"
     plan_slices([box()], settings(5)).write(file)
     assert isinstance(read_plan(file), Plan)
-    file.write_text(json.dumps({**json.loads(file.read_text()), **change}), encoding="utf-8")
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), **change}), encoding="utf-8")
     with pytest.raises(NeonatalSegError, match=words):
         read_plan(file)
 

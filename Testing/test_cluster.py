@@ -120,7 +120,9 @@ def test_a_worker_out_of_memory_loses_no_scan(
     status = Path(f"/proc/{process}/status")
     if not status.is_file():
         pytest.skip("only Linux says how much address space a process has")
-    used = next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmSize"))
+    used = next(
+        int(line.split()[1]) for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmSize")
+    )
     before = resource.prlimit(process, resource.RLIMIT_AS, (used * 1024 + 2_000_000, resource.RLIM_INFINITY))
     try:
         result = study(2)
@@ -131,7 +133,7 @@ def test_a_worker_out_of_memory_loses_no_scan(
 
 
 def test_a_worker_that_does_not_see_the_folder_says_so(study: Study, tmp_path: Path) -> None:
-    result = study(3, at_first=lambda: [path.unlink() for path in (tmp_path / "out").glob(".neonatalseg-running-*")])
+    result = study(6, at_first=lambda: [path.unlink() for path in (tmp_path / "out").glob(".neonatalseg-running-*")])
     assert len(result.done) >= 1 and result.exit_status == 3
     assert all("on a drive that all share" in why for why in result.failed.values())
 

@@ -158,7 +158,7 @@ def test_the_limit_and_the_device_reach_the_training(monkeypatch: pytest.MonkeyP
     said = tmp_path / "said"
     code = f"import os; open({str(said)!r}, 'w').write(os.environ['nnUNet_raw'])"
     nnunet_peer.run([sys.executable, "-c", code], tmp_path)
-    assert Path(said.read_text()) == (tmp_path / "raw").resolve()
+    assert Path(said.read_text(encoding="utf-8")) == (tmp_path / "raw").resolve()
     with pytest.raises(NeonatalSegError, match="ended with status 3"):
         nnunet_peer.run([sys.executable, "-c", "raise SystemExit(3)"], tmp_path)
 

@@ -345,8 +345,10 @@ def test_segment_opens_no_socket(made: Model, coarse: dict[str, Path], tmp_path:
         WATCHED=str(watched), HOME=str(home), USERPROFILE=str(home), CI="", MPLCONFIGDIR=str(tmp_path),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert not watched.exists(), watched.read_text()
-    assert (tmp_path / "watched.loaded").read_text() == "openvino"  # OpenVINO was there, its sender was not
+    assert not watched.exists(), watched.read_text(encoding="utf-8")
+    assert (tmp_path / "watched.loaded").read_text(
+        encoding="utf-8"
+    ) == "openvino"  # OpenVINO was there, its sender was not
     assert not (home / "intel").exists()  # where the sender keeps its number for this person
 
 

@@ -48,7 +48,7 @@ def test_settings_travel_as_json_and_shipped_ones_are_understood(tmp_path: Path)
 
 def test_the_papers_file_is_the_paper_and_says_everything() -> None:
     """As the text and the published code say; a value that the file left out would be this project's own."""
-    text = json.loads((ROOT / "Resources" / "Experiments" / "paper.json").read_text())
+    text = json.loads((ROOT / "Resources" / "Experiments" / "paper.json").read_text(encoding="utf-8"))
     whole = ExperimentSettings.paper().to_json()
 
     def left_out(stated: dict[str, Any], known: dict[str, Any], where: str) -> list[str]:

@@ -130,7 +130,9 @@ def quiet(cache: Path) -> dict[str, Any]:
 def run(name: str, cache: Path, out: Path, **changes: Any) -> dict[str, dict[str, Any]]:
     """Run an experiment and read its runs' results from disk."""
     run_experiment(name, None, SETTINGS, out, **{"runs": 2, **quiet(cache), **changes})
-    return {f.parent.name: json.loads(f.read_text()) for f in sorted((out / "runs").glob("*/result.json"))}
+    return {
+        f.parent.name: json.loads(f.read_text(encoding="utf-8")) for f in sorted((out / "runs").glob("*/result.json"))
+    }
 
 
 @pytest.fixture(scope="module")
@@ -157,12 +159,12 @@ def test_baseline_in_two_processes_is_baseline_in_one(
     assert one["full-run0"]["subjects"] != one["full-run1"]["subjects"]
     assert one["full-run0"]["steps"] == 9  # three passes over six scans, two at a time
     assert 0 < one["full-run0"]["loader_share"] < 1
-    table = (folder / "baseline-table1.tsv").read_text().splitlines()
+    table = (folder / "baseline-table1.tsv").read_text(encoding="utf-8").splitlines()
     expected = np.mean([np.nanmean(_test_dsc(r)) for r in one.values()])
     assert float(dict(zip(table[0].split("\t"), table[1].split("\t"), strict=True))["Test mean DSC"]) == pytest.approx(
         expected, abs=1e-5
     )
-    page = (folder / "baseline.md").read_text()
+    page = (folder / "baseline.md").read_text(encoding="utf-8")
     assert "Eight drawn newborns." in page and "torch" in page and "Only for ages." not in page
     assert {r["versions"]["device"] for r in two.values()} <= {"CPU, 1 thread(s)", *gpus()}
     assert (folder / "baseline.png").stat().st_size > 5000
@@ -188,7 +190,7 @@ def test_baseline_on_a_scheduler_is_baseline_in_one(
                 report=told.append,
             )
         assert len(told) == 2 and times_run(Path("squares"), "bad") == 1
-        assert int(Path("squares/runs/a/trace").read_text()) == dask.workers[0].pid
+        assert int(Path("squares/runs/a/trace").read_text(encoding="utf-8")) == dask.workers[0].pid
         there = run("baseline", cache, Path("there"), scheduler=dask.address)
     assert {key: r["subjects"] for key, r in there.items()} == {key: r["subjects"] for key, r in in_one[1].items()}
     assert not list((tmp_path / "elsewhere").rglob("result.json"))
@@ -218,7 +220,7 @@ def test_budget_has_equal_slices_and_equal_steps(cache: Path, tmp_path: Path) ->
     assert (labelled["full"]["slices"], labelled["axial"]["slices"]) == (2 * 20, 6 * 7)
     assert labelled["coronal"]["slices"] == 6 * 7
     assert labelled["full"]["voxels"] == 2 * 14 * 16 * 18
-    jobs = {k: json.loads((tmp_path / "runs" / k / "job.json").read_text()) for k in results}
+    jobs = {k: json.loads((tmp_path / "runs" / k / "job.json").read_text(encoding="utf-8")) for k in results}
     assert set(jobs["budget-full-run0"]["train"]) <= set(jobs["budget-axial-run0"]["train"])
     assert len({tuple(j["evaluate"]["test"]) for j in jobs.values()}) == 1
 
@@ -227,11 +229,11 @@ def test_age_is_judged_beside_the_mean_age(cache: Path, tmp_path: Path) -> None:
     results = run("age", cache, tmp_path)
     told = results["age-run0"]["subjects"][0]["told_age_weeks"]
     assert told is not None and results["full-run0"]["subjects"][0]["told_age_weeks"] is None
-    rows = [line.split("\t") for line in (tmp_path / "age-error.tsv").read_text().splitlines()]
+    rows = [line.split("\t") for line in (tmp_path / "age-error.tsv").read_text(encoding="utf-8").splitlines()]
     ages = {f"sub-{n}": 37.0 + n for n in range(8)}
     errors = []
     for number in range(2):
-        job = json.loads((tmp_path / f"runs/age-run{number}/job.json").read_text())
+        job = json.loads((tmp_path / f"runs/age-run{number}/job.json").read_text(encoding="utf-8"))
         mean = np.mean([ages[name] for name in job["train"]])
         errors.append(np.mean([abs(mean - ages[name]) for name in job["evaluate"]["test"]]))
     (base,) = [row for row in rows if row[0].startswith("Mean age")]
@@ -248,7 +250,7 @@ def test_transfer_starts_from_the_source_and_leaves_what_a_strategy_does_not_tra
     assert results["none-run0"]["subjects"] == results["source-run0"]["subjects"]
     shares = {k: r["trained_parameters"] / r["parameters"] for k, r in results.items()}
     assert shares["none-run0"] == 0 < shares["shallow-run0"] < shares["full-run0"] == shares["scratch-run0"] == 1
-    job = json.loads((tmp_path / "runs/transfer-shallow-run0/job.json").read_text())
+    job = json.loads((tmp_path / "runs/transfer-shallow-run0/job.json").read_text(encoding="utf-8"))
     assert (len(job["train"]), len(job["evaluate"]["target"]), len(job["evaluate"]["source"])) == (1, 3, 1)
     assert job["training"]["learning_rate"] == 1e-3
     sides = [set(job["train"]), *(set(names) for names in job["evaluate"].values())]
@@ -260,7 +262,7 @@ def test_an_interrupted_experiment_goes_on(cache: Path, tmp_path: Path) -> None:
     whole = run("baseline", cache, tmp_path / "whole")
     parts = tmp_path / "parts"
     run("baseline", cache, parts, runs=1)
-    job = json.loads((tmp_path / "whole/runs/full-run1/job.json").read_text())
+    job = json.loads((tmp_path / "whole/runs/full-run1/job.json").read_text(encoding="utf-8"))
     training = [s for s in read_cache(cache) if s.name in job["train"]]
     inside = parts / "runs/full-run1/training"
     train(training, TrainingSettings.from_json(job["training"]), inside, known={}, workers=0, stop_after=2)
@@ -283,10 +285,11 @@ def test_what_trains_the_same_is_run_once_and_stands_in_two_rows(cache: Path, tm
     folders = sorted(p.name for p in (tmp_path / "runs").iterdir() if (p / "result.json").is_file())
     assert "full-run0" in folders and "budget-full-iterations-run0" not in folders
     rows = {
-        row[0]: row[1:] for row in (x.split("\t") for x in (tmp_path / "budget-table3.tsv").read_text().splitlines())
+        row[0]: row[1:]
+        for row in (x.split("\t") for x in (tmp_path / "budget-table3.tsv").read_text(encoding="utf-8").splitlines())
     }
     assert rows["Full, equal slices and steps"] == rows["Full, all training scans (Table 1)"]
-    steps = [row.split("\t") for row in (tmp_path / "budget-steps.tsv").read_text().splitlines()]
+    steps = [row.split("\t") for row in (tmp_path / "budget-steps.tsv").read_text(encoding="utf-8").splitlines()]
     assert ["budget-axial", "6", "3", "3", "9"] in [row[:5] for row in steps]
 
 
@@ -296,10 +299,10 @@ def test_a_given_list_is_used_and_checked(cache: Path, tmp_path: Path) -> None:
     split = Split({side: tuple(Member(f"sub-{n}", ages[f"sub-{n}"]) for n in who) for side, who in sides.items()})
     settings = dataclasses.replace(SETTINGS, splits=(read_split(write_split(split, tmp_path / "mine.tsv")),))
     run_experiment("baseline", None, settings, tmp_path / "out", runs=1, **quiet(cache))
-    job = json.loads((tmp_path / "out/runs/full-run0/job.json").read_text())
+    job = json.loads((tmp_path / "out/runs/full-run0/job.json").read_text(encoding="utf-8"))
     assert job["train"] == ["sub-0", "sub-2", "sub-4"] and job["evaluate"]["test"] == ["sub-6", "sub-7"]
     assert read_split(tmp_path / "out/lists/baseline-run0.tsv").names("test") == ("sub-6", "sub-7")
-    lines = (tmp_path / "mine.tsv").read_text().splitlines()
+    lines = (tmp_path / "mine.tsv").read_text(encoding="utf-8").splitlines()
     for change, words in (
         ([*lines, "sub-0\tsub-0\t37.0\ttest"], "two sides"),
         ([*lines, "sub-99\tsub-99\t37.0\ttrain"], "sub-99 stands on the side"),
@@ -314,7 +317,7 @@ def test_a_given_list_is_used_and_checked(cache: Path, tmp_path: Path) -> None:
 def test_an_excluded_newborn_is_as_if_it_were_not_there(cache: Path, tmp_path: Path) -> None:
     preparation = Preparation(cache, exclude=("sub-3",))
     run("baseline", cache, tmp_path, runs=1, preparation=preparation)
-    job = json.loads((tmp_path / "runs/full-run0/job.json").read_text())
+    job = json.loads((tmp_path / "runs/full-run0/job.json").read_text(encoding="utf-8"))
     assert "sub-3" not in str(job) and len(job["train"]) == 5
     with pytest.raises(NeonatalSegError, match="sub-33 is to be excluded but is not among the 8 scans"):
         run("baseline", cache, tmp_path / "slip", preparation=Preparation(cache, exclude=("sub-33",)))

@@ -83,7 +83,7 @@ def test_a_lock_that_was_lost_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="took this study over"):
         second.check()
     second.release()
-    assert "elsewhere" in file.read_text()
+    assert "elsewhere" in file.read_text(encoding="utf-8")
 
 
 @posix
@@ -101,7 +101,7 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="not a regular file"):  # and does not wait for a writer
         Lock(tmp_path / "pipe")
-    assert victim.read_text() == "mine"
+    assert victim.read_text(encoding="utf-8") == "mine"
 
 
 @posix
@@ -143,7 +143,9 @@ def test_what_a_killed_process_left_goes_and_what_a_living_one_has_stays(tmp_pat
     for file in (left, *others):
         file.write_text("half")
     atomic.write_text(target, "whole\n")
-    assert target.read_text() == "whole\n" and not left.exists() and all(file.exists() for file in others)
+    assert (
+        target.read_text(encoding="utf-8") == "whole\n" and not left.exists() and all(file.exists() for file in others)
+    )
 
 
 @posix
@@ -154,7 +156,11 @@ def test_a_link_that_lies_in_wait_is_not_written_through(tmp_path: Path) -> None
     for name in (".part-table.tsv", "table.tsv.part", "table.tsv"):
         (tmp_path / name).symlink_to(victim)
     atomic.write_text(target, "new\n")
-    assert victim.read_text() == "mine" and not target.is_symlink() and target.read_text() == "new\n"
+    assert (
+        victim.read_text(encoding="utf-8") == "mine"
+        and not target.is_symlink()
+        and target.read_text(encoding="utf-8") == "new\n"
+    )
 
 
 NAMES = ("a.nii.gz", "models/b.tsv", "c.json")

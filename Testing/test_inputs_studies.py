@@ -76,14 +76,14 @@ def test_a_doubt_reaches_every_reader(tiny: Segmenter, t2: Path, tmp_path: Path)
     out = tmp_path / "out"
     result = quiet_study(tiny, listed(tmp_path, one=t2), out)
     assert result.done == ["one"] and result.table is not None
-    facts = json.loads((out / "one" / "one_dseg.json").read_text())
+    facts = json.loads((out / "one" / "one_dseg.json").read_text(encoding="utf-8"))
     assert any("disagree by up to 20 mm" in text for text in facts["Warnings"])
     assert str(tmp_path) not in json.dumps(facts)  # what is sent on names no folder
-    assert "disagree by up to 20 mm" in (out / "one" / "one_report.html").read_text()
-    head, row = (line.split("\t") for line in (out / "qc.tsv").read_text().splitlines())
+    assert "disagree by up to 20 mm" in (out / "one" / "one_report.html").read_text(encoding="utf-8")
+    head, row = (line.split("\t") for line in (out / "qc.tsv").read_text(encoding="utf-8").splitlines())
     cells = dict(zip(head, row, strict=True))
     assert int(cells["warnings"]) == len(facts["Warnings"]) and "20 mm" in cells["warning_texts"]
-    assert "disagree by up to 20 mm" in (out / "report.html").read_text()
+    assert "disagree by up to 20 mm" in (out / "report.html").read_text(encoding="utf-8")
     strict = run_study(tiny, scans_of_list(listed(tmp_path, two=t2)), out, SegmentOptions(strict=True))
     assert "--strict" in strict.failed["two"] and strict.exit_status == 4
 
@@ -213,10 +213,10 @@ def test_the_data_set_itself_is_no_place_for_results(tiny: Segmenter, coarse: Ph
 def test_what_people_add_to_the_description_stays(tiny: Segmenter, t2: Path, tmp_path: Path) -> None:
     table, out = listed(tmp_path, one=t2), tmp_path / "out"
     quiet_study(tiny, table, out)
-    facts = json.loads((out / "dataset_description.json").read_text()) | {"Authors": ["me"]}
+    facts = json.loads((out / "dataset_description.json").read_text(encoding="utf-8")) | {"Authors": ["me"]}
     (out / "dataset_description.json").write_text(json.dumps(facts))
     quiet_study(tiny, table, out)
-    assert json.loads((out / "dataset_description.json").read_text())["Authors"] == ["me"]
+    assert json.loads((out / "dataset_description.json").read_text(encoding="utf-8"))["Authors"] == ["me"]
     (out / "volumes.tsv").write_text("edited\n")
     with pytest.raises(NeonatalSegError, match=r"volumes\.tsv"):
         quiet_study(tiny, table, out)
@@ -242,7 +242,7 @@ def test_two_jobs_with_their_own_lists_share_a_table(tiny: Segmenter, t2: Path, 
     out = tmp_path / "out"
     for name in ("one", "two"):
         quiet_study(tiny, listed(tmp_path, **{name: t2}), out)
-    rows = [line.split("\t")[0] for line in (out / "volumes.tsv").read_text().splitlines()]
+    rows = [line.split("\t")[0] for line in (out / "volumes.tsv").read_text(encoding="utf-8").splitlines()]
     assert rows == ["name", "one", "two"]
 
 

@@ -67,7 +67,7 @@ def test_monai_gives_the_labels_that_segment_gives(prepared_scans: Path, tmp_pat
     for name, modalities in (("sub-01", ("t1", "t2")), ("sub-02", ("t2",))):
         files = {m: prepared_scans / f"{name}_{m.upper()}w.nii.gz" for m in modalities}
         ours = segmenter.segment(load_scan(**files))
-        assert not ours.focused
+        assert not ours.head_masked
         theirs = sitk.ReadImage(str(tmp_path / "out" / f"{name}_dseg.nii.gz"))
         assert np.allclose(theirs.GetOrigin(), ours.label_map.GetOrigin(), atol=1e-4)
         assert np.allclose(theirs.GetDirection(), ours.label_map.GetDirection(), atol=1e-5)

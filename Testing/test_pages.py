@@ -392,7 +392,12 @@ def test_tables_have_a_dictionary_and_are_replaced_only_where_ours(study: Path) 
         assert len(head) == len(row)
         told = json.loads((study / f"{stem}.json").read_text(encoding="utf-8"))
         assert all(told[name]["Description"] for name in head)
-    volumes = dict(zip(*(line.split("\t") for line in (study / "volumes.tsv").read_text().splitlines()), strict=True))
+    volumes = dict(
+        zip(
+            *(line.split("\t") for line in (study / "volumes.tsv").read_text(encoding="utf-8").splitlines()),
+            strict=True,
+        )
+    )
     assert float(volumes["wm_z"]) == 0 and "hippocampus_z" not in volumes
     assert float(volumes["brain_ml"]) < float(volumes["intracranial_ml"])
     stamps = {p.name: p.stat().st_mtime_ns for p in study.glob("*.*")}

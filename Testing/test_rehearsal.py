@@ -55,7 +55,7 @@ def test_the_whole_evening_in_minutes(tmp_path: Path, capsys: pytest.CaptureFixt
         page = (tmp_path / f"{name}.md").read_text(encoding="utf-8")
         assert "Steps of one run" in page and (tmp_path / f"{name}.png").stat().st_size > 5000
     assert f"Scans left out (1): {DAMAGED}" in (tmp_path / "transfer.md").read_text(encoding="utf-8")
-    steps = [row.split("\t") for row in (tmp_path / "budget-steps.tsv").read_text().splitlines()[1:]]
+    steps = [row.split("\t") for row in (tmp_path / "budget-steps.tsv").read_text(encoding="utf-8").splitlines()[1:]]
     assert {row[0]: row[4] for row in steps}["budget-axial"] == {row[0]: row[4] for row in steps}[
         "budget-full-iterations"
     ]

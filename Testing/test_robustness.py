@@ -324,7 +324,7 @@ def test_a_native_cell_is_what_segment_gives(place: Path, finished: Path) -> Non
 
 def test_what_is_done_is_not_done_again(place: Path, finished: Path) -> None:
     marked = next((finished / "runs").glob("sub-1_noise_T2/result.json"))
-    kept = json.loads(marked.read_text())
+    kept = json.loads(marked.read_text(encoding="utf-8"))
     marked.write_text(json.dumps({**kept, "seconds": 12345.0}))
     run(place, finished, data=place / "bids", sample=2)
     assert "12345.0" in {row["seconds"] for row in rows(finished)}

@@ -32,7 +32,7 @@ def square_with_help(job: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def times_run(out: Path, key: str) -> int:
-    return len((out / "runs" / key / "trace").read_text().splitlines())
+    return len((out / "runs" / key / "trace").read_text(encoding="utf-8").splitlines())
 
 
 def test_finished_runs_are_not_run_again_and_more_can_be_added(tmp_path: Path) -> None:
@@ -49,8 +49,8 @@ def test_a_failed_run_is_named_and_the_others_are_run(tmp_path: Path) -> None:
     jobs = {"bad": {"n": -1}, "good": {"n": 5}}
     with pytest.raises(NeonatalSegError, match=r"1 of 2 runs failed: bad \(ValueError: -1 is negative\)"):
         run_jobs(square, jobs, tmp_path, config={}, report=lambda _: None)
-    assert json.loads((tmp_path / "runs/good/result.json").read_text()) == {"square": 25}
-    assert "ValueError" in (tmp_path / "runs/bad/error.txt").read_text()
+    assert json.loads((tmp_path / "runs/good/result.json").read_text(encoding="utf-8")) == {"square": 25}
+    assert "ValueError" in (tmp_path / "runs/bad/error.txt").read_text(encoding="utf-8")
     (tmp_path / "runs/bad/mended").touch()
     assert run_jobs(square, jobs, tmp_path, config={}, report=lambda _: None)["bad"] == {"square": 1}
     assert (times_run(tmp_path, "good"), times_run(tmp_path, "bad")) == (1, 2)
@@ -73,7 +73,7 @@ def test_dask_processes_give_the_same_results(tmp_path: Path) -> None:
     jobs: dict[str, dict[str, Any]] = {f"n{n}": {"n": n} for n in (-4, 2, 3)}
     with pytest.raises(NeonatalSegError, match=r"1 of 3 runs failed: n-4 \(ValueError: -4 is negative\)"):
         run_jobs(square_with_help, jobs, tmp_path, config={}, parallel=2, report=lambda _: None)
-    workers = {int((tmp_path / "runs" / key / "trace").read_text()) for key in jobs}
+    workers = {int((tmp_path / "runs" / key / "trace").read_text(encoding="utf-8")) for key in jobs}
     assert os.getpid() not in workers
     del jobs["n-4"]
     results = run_jobs(square, jobs, tmp_path, config={}, report=lambda _: None)

@@ -127,7 +127,7 @@ def with_weights(parent: Model, folder: Path, weights: Any) -> Model:
         weights(file)
     else:
         torch.save(weights, file)
-    metadata = json.loads((folder / "configs" / "metadata.json").read_text())
+    metadata = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
     metadata["neonatalseg"]["sha256"] = hash_of(file)
     (folder / "configs" / "metadata.json").write_text(json.dumps(metadata))
     return read_model(folder)
@@ -272,7 +272,7 @@ def test_a_kill_while_a_model_is_saved_over_leaves_the_old_or_the_new_one(parent
     for _ in every_kill(lambda: save(0.75, "new")):
         model = read_model(folder)
         assert (model.description, weight(model)) in (("old", 0.25), ("new", 0.75))
-        assert (folder / "docs" / "README.md").read_text() == model.description
+        assert (folder / "docs" / "README.md").read_text(encoding="utf-8") == model.description
         assert {name for name in files_in(folder) if not name.startswith((".part", ".neonatalseg"))} == {
             "configs/inference.json", "configs/metadata.json", "docs/README.md", "models/model.pt", "notes.txt",
         }  # fmt: skip
@@ -297,7 +297,10 @@ def test_the_licence_is_kept_where_the_parent_goes_meanwhile(parent: Model, tmp_
     licence = inherited_licence(origin)  # as a fine-tuning reads it when it begins
     shutil.rmtree(tmp_path / "base")
     made = store.add_version(build_network(TINY), TINY, origin, LINEAGE, licence=licence)
-    assert "Only for the Order of the Owl." in (made.folder / "docs" / "README.md").read_text() and "Owl" in CARD
+    assert (
+        "Only for the Order of the Owl." in (made.folder / "docs" / "README.md").read_text(encoding="utf-8")
+        and "Owl" in CARD
+    )
 
 
 # ---------------------------------------------------------------- what is sent on

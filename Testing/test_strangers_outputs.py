@@ -46,10 +46,10 @@ def state(folder: Path) -> str:
     """Which result lies in a folder; "mixed" where label map, volumes and side-car are not of one."""
     if not list(folder.glob("sub-01*")):
         return "none"
-    facts = json.loads((folder / "sub-01_dseg.json").read_text())
+    facts = json.loads((folder / "sub-01_dseg.json").read_text(encoding="utf-8"))
     which = int(facts["Model"]["SHA256"])
     labels = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "sub-01_dseg.nii.gz")))
-    volumes = (folder / "sub-01_volumes.tsv").read_text()
+    volumes = (folder / "sub-01_volumes.tsv").read_text(encoding="utf-8")
     same = (labels == sitk.GetArrayFromImage(result(which).label_map)).all() and f"\t{which}.000" in volumes
     return str(which) if same and is_as_written(folder, facts) else "mixed"
 
@@ -112,7 +112,7 @@ def test_an_image_is_replaced_whole_or_not_at_all(tmp_path: Path, name: str) -> 
 
 def test_a_file_that_is_not_the_side_cars_does_not_count_as_done(scan: Scan, tmp_path: Path) -> None:
     written = write_outputs(result(1), scan, tmp_path, picture=False)
-    facts = json.loads(written["sidecar"].read_text())
+    facts = json.loads(written["sidecar"].read_text(encoding="utf-8"))
     assert is_as_written(tmp_path, facts)
     for kind in ("dseg", "volumes"):
         content = written[kind].read_bytes()
@@ -127,7 +127,7 @@ def test_a_file_that_is_not_the_side_cars_does_not_count_as_done(scan: Scan, tmp
 def test_the_report_names_no_folder(tmp_path: Path) -> None:
     grey = image(np.random.default_rng(1).random(SIZE[::-1], np.float32))
     scan = make_scan(None, grey, name="sub-01", sources={"t2": "/home/eve/patients/sub-01_T2w.nii.gz"})
-    page = write_outputs(result(1), scan, tmp_path, picture=False)["report"].read_text()
+    page = write_outputs(result(1), scan, tmp_path, picture=False)["report"].read_text(encoding="utf-8")
     assert "sub-01_T2w.nii.gz" in page and "patients" not in page
 
 

@@ -84,7 +84,7 @@ def test_a_missing_prefill_is_told(study: Path) -> None:
     (study / "prefill" / "sub-01_dseg.nii.gz").unlink()
     with AnnotationSession.open(study, "Anna") as session, pytest.raises(NeonatalSegError, match="pre-fill of sub-01"):
         session.prefill(AXIAL, "model")
-    text = json.loads((study / "study.json").read_text())
+    text = json.loads((study / "study.json").read_text(encoding="utf-8"))
     del text["prefilled"]  # a study of an older version does not say which there are
     (study / "study.json").write_text(json.dumps(text))
     with AnnotationSession.open(study, "Anna") as session:
@@ -132,7 +132,7 @@ def test_label_maps_that_are_links_are_replaced_not_followed(study: Path, tmp_pa
 
 
 def naming(study: Path, t2: str) -> Path:
-    text = json.loads((study / "study.json").read_text())
+    text = json.loads((study / "study.json").read_text(encoding="utf-8"))
     text["scans"][0]["t2"] = t2
     (study / "study.json").write_text(json.dumps(text))
     return study
@@ -180,7 +180,7 @@ def test_images_inside_are_not_asked_for(study: Path, tmp_path: Path, monkeypatc
     found = read_study(study)
     for scan in found.scans:
         shutil.copy(scan.reference, study)
-    text = json.loads((study / "study.json").read_text())
+    text = json.loads((study / "study.json").read_text(encoding="utf-8"))
     for entry in text["scans"]:
         entry["t2"] = f"./{Path(entry['t2']).name}"
     (study / "study.json").write_text(json.dumps(text))
@@ -203,7 +203,7 @@ def wide(line: dict[str, object]) -> None:
 def test_a_small_ledger_takes_little_memory(study: Path, change: Callable[[dict[str, object]], None]) -> None:
     with AnnotationSession.open(study, "Anna") as session:
         session.complete(AXIAL, labels_for(AXIAL, 3), 1.0)
-    line = json.loads(ledger(study).read_text())
+    line = json.loads(ledger(study).read_text(encoding="utf-8"))
     change(line)
     ledger(study).write_text(json.dumps(line) + "\n")
     tracemalloc.start()
@@ -216,7 +216,7 @@ def test_a_small_ledger_takes_little_memory(study: Path, change: Callable[[dict[
 
 
 def test_a_plan_for_a_giant_is_refused(study: Path) -> None:
-    text = json.loads((study / "plan.json").read_text())
+    text = json.loads((study / "plan.json").read_text(encoding="utf-8"))
     text["grids"]["sub-01"]["size"] = [4000, 4000, 4000]
     (study / "plan.json").write_text(json.dumps(text))
     with pytest.raises(NeonatalSegError, match="no newborn's scan"):

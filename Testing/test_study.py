@@ -321,4 +321,4 @@ def test_worker_plans_an_empty_study_without_a_model(client: Client, newborns: l
     given = {**fields(newborns, tmp_path / "study", Path("no-such-model")), "prefill": "empty"}
     said = client.request("plan", **given).result(WORK_S)
     assert said["slices"] == 6 and said["model_name"] == ""
-    assert json.loads((tmp_path / "study" / "plan.json").read_text())["settings"]["amount"] == 2
+    assert json.loads((tmp_path / "study" / "plan.json").read_text(encoding="utf-8"))["settings"]["amount"] == 2

@@ -67,7 +67,7 @@ def test_a_cache_remembers_which_classes_are_merged(cache: list[CachedSubject]) 
     again = {s.name: s for s in read_cache(cache[0].folder)}
     assert again["age-36"].merged == MERGED and again["age-36"].age_weeks == 36.0
     assert again["sub-A"].merged == ()
-    assert "merged" not in json.loads((cache[0].folder / "cache.json").read_text())["subjects"]["sub-A"]
+    assert "merged" not in json.loads((cache[0].folder / "cache.json").read_text(encoding="utf-8"))["subjects"]["sub-A"]
 
 
 def test_a_template_does_not_say_which_of_the_merged_classes_a_voxel_is(cache: list[CachedSubject]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
-SOURCE_ROW = "Other kinds (estimate)"  # what is known of scans like those that the model learned from before
+SOURCE_ROW = "Other kinds (est.)"  # what is known of scans like those that the model learned from before
 
 
 @dataclass(frozen=True)
