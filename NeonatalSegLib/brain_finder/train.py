@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -101,7 +102,8 @@ def _batch(files: Sequence[Path], generator: torch.Generator) -> tuple[torch.Ten
 def export(weights: Mapping[str, torch.Tensor], path: Path) -> None:
     """The weights as ``forward.py`` reads them: float16, by the names of the network."""
     part = path.with_suffix(".part.npz")
-    np.savez(part, **{name: value.numpy().astype(np.float16) for name, value in weights.items()})
+    arrays: dict[str, Any] = {name: value.numpy().astype(np.float16) for name, value in weights.items()}
+    np.savez(part, **arrays)
     os.replace(part, path)
 
 
