@@ -53,6 +53,7 @@ class OpenVINOEngine:
         options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if device == "cpu":
             options["INFERENCE_PRECISION_HINT"] = "f32"  # of what is not int8: bf16 gains 3 % and is another result
+            options["ENABLE_CPU_PINNING"] = False  # or processes of one thread each all sit on the first core
             if threads is not None:
                 options["INFERENCE_NUM_THREADS"] = threads
         try:
