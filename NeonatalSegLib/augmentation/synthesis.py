@@ -121,15 +121,23 @@ def head_shells(
         Brightness (z, y, x) float32 relative to the brain's brightest tissue (1), and a bool mask of the shells.
     """
     contrast = contrast or generator
-    device = distance_mm.device
-    shape = tuple(distance_mm.shape)
-    uneven = distance_mm * (1 + 0.25 * smooth_field(shape, 6, generator, device)).clamp(0.4, 2.0)
-    gap, bone, scalp = (uniform(generator, *mm) for mm in ((0.3, 2.5), (1.0, 3.5), (2.0, 6.0)))
+    layers = shell_layers(distance_mm, generator)
     fluid, dark, fat = (uniform(contrast, *range_) for range_ in ((0.0, 1.0), (0.0, 0.25), (0.3, 1.3)))
-    texture = 1 + 0.3 * smooth_field(shape, 12, contrast, device)
-    values = torch.where(uneven < gap, fluid, torch.where(uneven < gap + bone, dark, fat * texture.clamp(0.3, 1.7)))
-    around = (distance_mm > 0) & (uneven < gap + bone + scalp)
-    return values.to(torch.float32), around
+    texture = 1 + 0.3 * smooth_field(tuple(distance_mm.shape), 12, contrast, distance_mm.device)
+    values = torch.where(layers < 2, fluid, torch.where(layers < 3, dark, fat * texture.clamp(0.3, 1.7)))
+    return values.to(torch.float32), layers > 0
+
+
+def shell_layers(distance_mm: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Shells of uneven thickness around a brain: (z, y, x) uint8, 1 gap, 2 bone, 3 scalp, 0 within and beyond.
+
+    ``distance_mm`` as for :func:`head_shells`.
+    """
+    shape = tuple(distance_mm.shape)
+    uneven = distance_mm * (1 + 0.25 * smooth_field(shape, 6, generator, distance_mm.device)).clamp(0.4, 2.0)
+    gap, bone, scalp = (uniform(generator, *mm) for mm in ((0.3, 2.5), (1.0, 3.5), (2.0, 6.0)))
+    layers = 1 + (uneven >= gap).to(torch.uint8) + (uneven >= gap + bone)
+    return torch.where((distance_mm > 0) & (uneven < gap + bone + scalp), layers, 0)
 
 
 def add_head(

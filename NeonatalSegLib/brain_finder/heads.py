@@ -244,6 +244,24 @@ def drawn_around(newborn: Newborn, rng: np.random.Generator) -> Composed:
     return _laid_in(newborn, parts, guide.astype(np.float32), uneven < gap, np.clip(distance, -FAR_MM, FAR_MM), rng)
 
 
+def shells_around(newborn: Newborn, rng: np.random.Generator) -> Composed:
+    """The newborn's scan, with all that it shows around the brain, in a drawn gap, bone and scalp and nothing more."""
+    import torch
+    from scipy import ndimage
+
+    from NeonatalSegLib.augmentation.synthesis import shell_layers
+
+    shown = (newborn.labels > 0) | (newborn.images.max(0) > 0.02)
+    away = ndimage.distance_transform_edt(~shown, sampling=newborn.grid.spacing_mm[::-1]).astype(np.float32)
+    layers = shell_layers(torch.from_numpy(away), torch.Generator().manual_seed(int(rng.integers(2**31)))).numpy()
+    parts = np.array([0, GAP, BONE, SCALP], np.uint8)[layers]
+    parts[layers == 3] += _noise(newborn.grid, rng, 20.0)[layers == 3] > rng.normal()
+    guide = np.clip((rng.uniform(0, 0.3) + 0.4 * (layers != 2)) * (1 + 0.2 * _noise(newborn.grid, rng, 12.0)), 0, 1)
+    image = (guide * (layers > 0)).astype(np.float32)
+    distance = signed_distance(newborn.brain, newborn.grid.spacing_mm[0])
+    return _laid_in(newborn, parts, image, np.zeros(shown.shape, bool), distance, rng, blobs=0.0, with_rim=True)
+
+
 def as_it_is(newborn: Newborn, rng: np.random.Generator) -> Composed:
     """The newborn's scan as it is, with nothing around it that it does not show itself."""
     nothing = np.zeros(newborn.labels.shape, np.uint8)
@@ -272,9 +290,12 @@ def own_brain(head: Head, rng: np.random.Generator) -> Composed:
 
 def _laid_in(
     newborn: Newborn, parts: np.ndarray, image: np.ndarray, cavity: np.ndarray, distance: np.ndarray,
-    rng: np.random.Generator, blobs: float = 0.4,
+    rng: np.random.Generator, blobs: float = 0.4, with_rim: bool = False,
 ) -> Composed:  # fmt: skip
-    """Newborn over head; what the head's own brain would leave free becomes fluid near the brain and bone beyond."""
+    """Newborn over head; what the head's own brain would leave free becomes fluid near the brain and bone beyond.
+
+    What the scan itself shows around the brain stays by chance, always ``with_rim``.
+    """
     brain, labels = newborn.brain, newborn.labels
     if rng.random() < blobs:
         _add_blobs(parts, distance, newborn.grid, rng)
@@ -286,7 +307,7 @@ def _laid_in(
     parts[fluid] = 4 * 1
     inner = brain | fluid
     rim = (labels == 4) & ~brain & (newborn.images.max(0) > 0.02)
-    shown_rim = rim if not parts.any() or rng.random() < 0.3 else np.zeros_like(rim)
+    shown_rim = rim if with_rim or not parts.any() or rng.random() < 0.3 else np.zeros_like(rim)
     clusters = _clusters(newborn, brain | shown_rim)
     parts[brain | shown_rim] = (4 * np.maximum(labels, 1) + clusters)[brain | shown_rim]
     guides = np.where(brain | shown_rim, newborn.images, image)

@@ -71,8 +71,9 @@ def _contrast(parts: torch.Tensor, guides: torch.Tensor, generator: torch.Genera
     def draw(*shape: int) -> torch.Tensor:
         return torch.rand(shape, generator=generator)
 
-    flat = parts.reshape(-1).long()
-    guide = guides[int(uniform(generator, 0, 1.999))].reshape(-1)
+    shown = parts.reshape(-1).nonzero()[:, 0]  # the air, half of the volume, stays 0
+    flat = parts.reshape(-1)[shown].int()
+    guide = guides[int(uniform(generator, 0, 1.999))].reshape(-1)[shown]
     count = torch.bincount(flat, minlength=PARTS).clamp(min=1)
     usual = torch.bincount(flat, guide, minlength=PARTS) / count
     tissue = draw(OUTSIDE // CLUSTERS, 1) + 0.3 * draw(OUTSIDE // CLUSTERS, 1) * (
@@ -99,13 +100,12 @@ def _contrast(parts: torch.Tensor, guides: torch.Tensor, generator: torch.Genera
         means = torch.cat([usual[:OUTSIDE], usual[OUTSIDE:] * gain])
         texture, spread = torch.ones(PARTS), 0.02 * draw(PARTS)
         texture[OUTSIDE:] *= gain
-    means[0], texture[0], spread[0] = 0.0, 0.0, 0.0
-    image = (
-        means[flat]
-        + texture[flat] * (guide - usual[flat])
-        + spread[flat] * torch.randn(flat.shape, generator=generator)
-    )
-    return image.clamp(min=0).reshape(parts.shape)
+    values = torch.randn(flat.shape, generator=generator).mul_(spread[flat])
+    values += texture[flat] * guide
+    values += (means - texture * usual)[flat]
+    image = torch.zeros(parts.numel())
+    image[shown] = values.clamp_(min=0)
+    return image.reshape(parts.shape)
 
 
 def _pose(

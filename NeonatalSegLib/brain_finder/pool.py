@@ -18,7 +18,7 @@ from NeonatalSegLib.brain_finder.heads import Composed, Head, Newborn
 HELD_OUT_NEWBORNS = ("07", "16", "17", "10")  # three for tests, one for validation
 HELD_OUT_HEAD = "adult-chris"
 TIGHT = ("02", "09")  # ALBERTs without a rim, part of their outer fluid cut away: only as they are
-SHARES = {"real": 0.45, "drawn": 0.3, "as it is": 0.15, "own": 0.1}
+SHARES = {"real": 0.42, "drawn": 0.25, "shells": 0.12, "as it is": 0.13, "own": 0.08}
 
 
 def write(composed: Composed, path: Path) -> None:
@@ -79,6 +79,8 @@ class Drawer:
             return heads.as_it_is(self.newborns[rng.integers(len(self.newborns))], rng)
         if kind == "drawn":
             return heads.drawn_around(newborn, rng)
+        if kind == "shells":
+            return heads.shells_around(newborn, rng)
         key = (newborn.name, head.name)
         if key not in self._fits:
             self._fits[key] = heads.fit_head(head, newborn)

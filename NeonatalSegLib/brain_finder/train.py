@@ -39,11 +39,20 @@ def loss_of(predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return distance + entropy + dice
 
 
-def train(pool: Path, out: Path, steps: int, *, rate: float = 2e-3, seed: int = 0) -> None:
-    """Run to ``steps`` in all; writes ``checkpoint.pt`` (to go on) and ``finder.npz`` (averaged weights, to use)."""
+def train(
+    pool: Path, out: Path, steps: int, *, rate: float = 2e-3, seed: int = 0, start: Path | None = None
+) -> None:  # fmt: skip
+    """Run to ``steps`` in all; writes ``checkpoint.pt`` (to go on) and ``finder.npz`` (averaged weights, to use).
+
+    A run without a checkpoint begins with the weights of ``start`` (such a ``finder.npz``), else with random ones.
+    """
     out.mkdir(parents=True, exist_ok=True)
     network, average = FinderNetwork(), FinderNetwork()
-    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # torch knows it, its types do not
+    narrow = torch_precision(processor_features()) == "bf16"
+    form = torch.contiguous_format if narrow else torch.channels_last_3d  # each the faster one, measured on one core
+    if start is not None:
+        network.load_state_dict({name: torch.from_numpy(value).float() for name, value in np.load(start).items()})
+    network.to(memory_format=form)  # type: ignore[call-overload]  # torch knows it, its types do not
     optimizer = torch.optim.AdamW(network.parameters(), rate, weight_decay=1e-4)
     average.load_state_dict(network.state_dict())
     step, checkpoint = 0, out / "checkpoint.pt"
@@ -54,7 +63,6 @@ def train(pool: Path, out: Path, steps: int, *, rate: float = 2e-3, seed: int = 
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
     network.train()
-    narrow = torch_precision(processor_features()) == "bf16"
     running, clock, files = 0.0, time.process_time(), sorted(pool.glob("head-*[0-9].npz"))
     while step < steps:
         if step % 50 == 0:
@@ -66,7 +74,7 @@ def train(pool: Path, out: Path, steps: int, *, rate: float = 2e-3, seed: int = 
         generator = torch.Generator().manual_seed(seed * 10_000_000 + step)
         image, wanted = _batch(files, generator)
         with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
-            predicted = network(image.contiguous(memory_format=torch.channels_last_3d))
+            predicted = network(image.contiguous(memory_format=form))
         loss = loss_of(predicted.float(), wanted)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -119,8 +127,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rate", type=float, default=2e-3, help="learning rate at the start")
+    parser.add_argument("--start", type=Path, help="weights to begin with, such as Resources/BrainFinder/finder.npz")
     options = parser.parse_args(arguments)
-    train(options.pool, options.out, options.steps, seed=options.seed)
+    train(options.pool, options.out, options.steps, rate=options.rate, seed=options.seed, start=options.start)
 
 
 if __name__ == "__main__":
