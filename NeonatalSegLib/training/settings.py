@@ -48,6 +48,8 @@ class TrainingSettings:
         ema: decay of the running average of the weights that is validated and shipped, such as 0.999; 0: no average.
         pool: patches that are drawn at a time and kept on disk, to be used ``pool_uses`` times under cheap changes
             (see ``patch_pool.py``); 0: every patch is drawn anew.
+        compiled: translate the network for patches of ``network.patch`` by ``torch.compile``, which needs a C++ compiler
+            and one to two minutes at the start; without an age head.
     """
 
     network: NetworkSettings = PRESETS["laptop"]
@@ -77,6 +79,7 @@ class TrainingSettings:
     ema: float = 0.0
     pool: int = 0
     pool_uses: int = 4
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         if self.randomisation is None and (self.randomisation_end is not None or any(self.whole_brain)):
@@ -89,6 +92,8 @@ class TrainingSettings:
             raise NeonatalSegError("Patches of the whole brain differ in size: they need a batch_size of 1.")
         if not (0 <= self.ema < 1 and self.pool >= 0 and self.pool_uses >= 1 and 0 <= self.done_epochs < self.epochs):
             raise NeonatalSegError("ema must lie in 0-1, pool_uses be 1 or more, done_epochs less than epochs.")
+        if self.compiled and self.network.age_head:
+            raise NeonatalSegError("compiled works without an age head: leave one of them out.")
         if self.optimizer not in ("sgd", "adamw"):
             raise NeonatalSegError(f"There is no optimizer {self.optimizer!r}: choose sgd or adamw.")
         if (left := self.epochs - self.done_epochs) % self.validate_every:

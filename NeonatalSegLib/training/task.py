@@ -43,6 +43,10 @@ class SegmentationTask(pl.LightningModule):
         self.validation = list(validation)
         self.network = network or build_network(settings.network)
         self.sparse = sparse
+        self.compiled: Any = None
+        if settings.compiled:
+            self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+            self.compiled = torch.compile(self.network.forward, dynamic=False)
         self.loss = DeepSupervisionLoss(normalised=settings.head_weights == "mean")
         self.age_error_weeks: float | None = None  # mean absolute error of the last validation
 
@@ -65,9 +69,17 @@ class SegmentationTask(pl.LightningModule):
 
     def _loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         if not self.settings.network.age_head:
-            return self._segmentation_loss(self.network(batch["image"]), batch)
+            return self._segmentation_loss(self._forward(batch["image"]), batch)
         outputs, age = self.network.forward_with_age(batch["image"])  # type: ignore[operator]
         return self._segmentation_loss(outputs, batch) + self.settings.age_weight * age_loss(age, batch["age"])
+
+    def _forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        """The network's outputs; compiled for patches of the usual size alone, for every size takes minutes."""
+        if self.compiled is None:
+            return self.network(image)  # type: ignore[no-any-return]
+        image = image.contiguous(memory_format=torch.channels_last_3d)
+        usual = tuple(image.shape[2:]) == self.settings.network.patch
+        return (self.compiled if usual else self.network)(image)  # type: ignore[no-any-return]
 
     def _segmentation_loss(self, outputs: list[torch.Tensor], batch: dict[str, torch.Tensor]) -> torch.Tensor:
         labels, mask = batch["label"], batch["label"] != UNKNOWN if self.sparse else None
