@@ -145,6 +145,19 @@ def test_a_drawn_head_holds_the_newborn_and_knows_where(small_newborn: Newborn) 
     assert np.count_nonzero(around) > 0.3 * np.count_nonzero(brain)  # a head
 
 
+def test_shells_go_around_what_the_scan_shows(small_newborn: Newborn) -> None:
+    """As the robustness matrix draws a skull: around the brain and its rim, which stays; the brain's surface stays too."""
+    composed = heads.shells_around(small_newborn, np.random.default_rng(6))
+    brain, labels = small_newborn.brain, small_newborn.labels
+    shell = composed.parts >= heads.OUTSIDE
+    assert set(np.unique(composed.parts[shell])) <= {heads.GAP, heads.BONE, heads.SCALP, heads.SCALP + 1}
+    assert not (shell & (labels > 0)).any()
+    assert np.count_nonzero(shell) > 0.2 * np.count_nonzero(brain)
+    assert ((composed.distance_mm < 0) == brain).mean() > 0.9999
+    tissue = composed.parts // heads.CLUSTERS
+    assert (tissue == labels)[brain & (labels > 0)].all()
+
+
 def test_painting_keeps_image_and_distance_together(small_newborn: Newborn) -> None:
     composed = drawn_around(small_newborn, np.random.default_rng(4))
     tensors = (
@@ -177,6 +190,9 @@ def test_training_goes_on_where_it_was_stopped(small_newborn: Newborn, tmp_path:
         assert {name: kept[name].shape for name in kept.files} == {
             name: tuple(value.shape) for name, value in FinderNetwork().state_dict().items()
         }
+    train(tmp_path, tmp_path / "other", 1, rate=0.0, start=tmp_path / "run" / "finder.npz")
+    with np.load(tmp_path / "run" / "finder.npz") as one, np.load(tmp_path / "other" / "finder.npz") as other:
+        assert all(np.array_equal(one[name], other[name]) for name in one.files)  # began there, and learned nothing
 
 
 @NEEDS_WEIGHTS

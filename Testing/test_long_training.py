@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from NeonatalSegLib.training.patch_pool import PatchPool, changed, pooled
 from NeonatalSegLib.training.patches import PatchDataset
 from NeonatalSegLib.training.run import newest, train
 from NeonatalSegLib.training.settings import TrainingSettings
+from NeonatalSegLib.training.task import SegmentationTask
 
 REAL = RandomisationSettings(
     synthetic=0, hybrid=0, moved=0, skull=0, tight=0, bias=0, gamma=0, motion=0, coarse=0, noise=0, misaligned=0,
@@ -92,6 +94,36 @@ def test_cheap_changes_keep_image_and_labels_together() -> None:
                 inside, outside = channel[out["label"] == 3].mean(), channel[out["label"] == 0].mean()
                 assert sign * float(inside - outside) > 1.5
     assert 10 <= blank <= 30
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_step_computes_what_the_step_computes(cache: list[CachedSubject]) -> None:
+    """Also of a patch that is larger than usual, which is not compiled."""
+    plain = dataclasses.replace(SETTINGS, network=dataclasses.replace(SETTINGS.network, age_head=False))
+    patches = PatchDataset(cache, dataclasses.replace(plain, randomisation=REAL, pool=0), total=100)
+    usual, whole = (
+        next(item for item in map(patches.__getitem__, numbers) if (item["label"].shape == (16,) * 3) == is_usual)
+        for numbers, is_usual in ((range(100), True), (range(99, 0, -1), False))
+    )
+    seen = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        task = SegmentationTask(dataclasses.replace(plain, compiled=compiled)).train()
+        for item in (usual, whole):
+            task.network.zero_grad()
+            loss = task._loss({key: value[None] for key, value in item.items()})
+            loss.backward()
+            gradients = [p.grad.clone() for p in task.network.parameters() if p.grad is not None]
+            seen.append((loss.detach(), gradients))
+    for (loss, gradients), (other, others) in zip(seen[:2], seen[2:], strict=True):
+        assert torch.allclose(loss, other, atol=1e-5)
+        assert len(gradients) == len(others) > 20
+        assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(gradients, others, strict=True))
+
+
+def test_compiling_is_refused_with_an_age_head() -> None:
+    with pytest.raises(NeonatalSegError, match="without an age head"):
+        dataclasses.replace(SETTINGS, compiled=True)
 
 
 # Patches of the whole brain, shares that go over, ages that hold
