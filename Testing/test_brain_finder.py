@@ -146,7 +146,7 @@ def test_a_drawn_head_holds_the_newborn_and_knows_where(small_newborn: Newborn) 
 
 
 def test_shells_go_around_what_the_scan_shows(small_newborn: Newborn) -> None:
-    """As the robustness matrix draws a skull: around the brain and its rim, which stays; the brain's surface stays too."""
+    """As the robustness matrix draws a skull: around brain and rim, which stay as the brain's surface does."""
     composed = heads.shells_around(small_newborn, np.random.default_rng(6))
     brain, labels = small_newborn.brain, small_newborn.labels
     shell = composed.parts >= heads.OUTSIDE

@@ -58,7 +58,8 @@ def test_the_papers_file_is_the_paper_and_says_everything() -> None:
 
     beyond = {"training.randomisation", "training.randomisation_end", "training.phantom_share"}
     beyond |= {"training.template_share", "transfer.source_min_weeks", "transfer.target_max_weeks"}
-    beyond |= {f"training.{new}" for new in ("whole_brain", "done_epochs", "warmup_steps", "ema", "pool", "pool_uses", "compiled")}
+    new = ("whole_brain", "done_epochs", "warmup_steps", "ema", "pool", "pool_uses", "compiled")
+    beyond |= {f"training.{name}" for name in new}
     assert set(left_out(text, whole, "")) <= beyond
     paper = ExperimentSettings.paper().training
     assert paper.network == PRESETS["paper-big"] and paper.augmentation == AugmentationSettings.paper()

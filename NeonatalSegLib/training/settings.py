@@ -48,8 +48,8 @@ class TrainingSettings:
         ema: decay of the running average of the weights that is validated and shipped, such as 0.999; 0: no average.
         pool: patches that are drawn at a time and kept on disk, to be used ``pool_uses`` times under cheap changes
             (see ``patch_pool.py``); 0: every patch is drawn anew.
-        compiled: translate the network for patches of ``network.patch`` by ``torch.compile``, which needs a C++ compiler
-            and one to two minutes at the start; without an age head.
+        compiled: translate the network for patches of ``network.patch`` by ``torch.compile``, which needs a C++
+            compiler and one to two minutes at the start; without an age head.
     """
 
     network: NetworkSettings = PRESETS["laptop"]
