@@ -10,7 +10,9 @@ import typer
 from typer.core import TyperCommand
 
 from NeonatalSegLib.cli.options import (
+    AUTO,
     N4,
+    BidsFolder,
     Device,
     DicomSeg,
     Engine,
@@ -19,6 +21,7 @@ from NeonatalSegLib.cli.options import (
     Orientation,
     Overwrite,
     Probabilities,
+    ScanList,
     Scheduler,
     Slurm,
     Strict,
@@ -66,16 +69,11 @@ class BidsCommand(TyperCommand):
 
 def batch(
     out: Annotated[Path, typer.Option(help="Folder for the study's results; finished scans in it are skipped.")],
-    bids: Annotated[
-        Optional[Path], typer.Option(help="dHCP release or BIDS folder: every session with a T1w or T2w.")
-    ] = None,
-    scans: Annotated[
-        Optional[Path],
-        typer.Option("--list", help="TSV with the columns name, t1, t2, age_weeks (paths may be empty)."),
-    ] = None,
+    bids: BidsFolder = None,
+    scans: ScanList = None,
     model: Model = None,
-    device: Device = "auto",
-    engine: Engine = "auto",
+    device: Device = AUTO,
+    engine: Engine = AUTO,
     workers: WorkersHere = 1,
     scheduler: Scheduler = None,
     slurm: Slurm = None,
@@ -128,8 +126,8 @@ def bids(
         Optional[list[str]], typer.Option(*SESSIONS, help="Only these, with or without ses-; several with blanks.")
     ] = None,
     model: Model = None,
-    device: Device = "auto",
-    engine: Engine = "auto",
+    device: Device = AUTO,
+    engine: Engine = AUTO,
     workers: WorkersHere = 1,
     scheduler: Scheduler = None,
     slurm: Slurm = None,

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from NeonatalSegLib.cli.options import Model, Scheduler, TemplateAges
+
 if TYPE_CHECKING:
     from NeonatalSegLib.experiments.paper.settings import ExperimentSettings
 
@@ -36,7 +38,6 @@ Config = Annotated[
     typer.Option(help="JSON of what differs from the paper's settings, Resources/Experiments/paper.json."),
 ]
 Parallel = Annotated[int, typer.Option(help="Runs at once on this machine, one thread each.")]
-Scheduler = Annotated[Optional[str], typer.Option(help="Address of a Dask scheduler, for several GPUs or machines.")]
 Cache = Annotated[
     Optional[Path], typer.Option(help="Folder of prepared arrays, also of several OUTs; default: OUT/cache.")
 ]
@@ -132,7 +133,7 @@ def annotator(
     templates: Annotated[
         Optional[Path], typer.Option(help="Folder of age templates (age-28/age-28_T2w.nii.gz ...) to adapt to.")
     ] = None,
-    ages: Annotated[str, typer.Option(help="Ages of the templates in weeks.")] = "28,30,32,34",
+    ages: TemplateAges = "28,30,32,34",
     data: Annotated[Optional[Path], typer.Option(help="Or: BIDS folder with T1w, T2w and *_dseg to adapt to.")] = None,
     subjects: Annotated[str, typer.Option(help="Its subjects, with commas; default: all with labels.")] = "",
     change_contrast: Annotated[
@@ -142,7 +143,7 @@ def annotator(
         Optional[Path], typer.Option(help="BIDS folder with labelled scans of the model's own domain.")
     ] = None,
     source_subjects: Annotated[str, typer.Option(help="Its subjects, none of which trained the model.")] = "",
-    model: Annotated[Optional[str], typer.Option(help="Name or folder of a model; default: the accepted one.")] = None,
+    model: Model = None,
     runs: Annotated[int, typer.Option(help="Seeds.")] = 3,
     config: Annotated[Optional[Path], typer.Option(help="Settings that differ from the defaults (JSON).")] = None,
     parallel: Parallel = 1,
@@ -177,11 +178,11 @@ def robustness(
     templates: Annotated[
         Optional[Path], typer.Option(help="Folder of age templates (age-28/age-28_T2w.nii.gz ...), taken as they are.")
     ] = None,
-    ages: Annotated[str, typer.Option(help="Ages of the templates in weeks.")] = "28,30,32,34,36,38,40,42,44",
+    ages: TemplateAges = "28,30,32,34,36,38,40,42,44",
     head: Annotated[
         Optional[Path], typer.Option(help="T1 of a whole head, NAME_T1w.nii.gz, NAME_desc-brain_mask.nii.gz beside it.")
     ] = None,
-    model: Annotated[Optional[str], typer.Option(help="Name or folder of a model; default: the accepted one.")] = None,
+    model: Model = None,
     before: Annotated[
         Optional[Path], typer.Option(help="OUT folder of the same command with an earlier model, to compare with.")
     ] = None,

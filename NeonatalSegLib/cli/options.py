@@ -14,9 +14,20 @@ if TYPE_CHECKING:
     from NeonatalSegLib.clusters import Workers
     from NeonatalSegLib.segmentation.segmenter import SegmentOptions
 
+AUTO = "auto"  # of Device and Engine, where none is named
+
 # Optional[...] and not "| None": typer evaluates these at run time, and Python 3.10 is supported.
 T1 = Annotated[Optional[Path], typer.Option(help="T1 image, or a folder with one DICOM series.")]
 T2 = Annotated[Optional[Path], typer.Option(help="T2 image, or a folder with one DICOM series.")]
+BidsFolder = Annotated[
+    Optional[Path], typer.Option(help="dHCP release or BIDS folder: every session with a T1w or T2w.")
+]
+ScanList = Annotated[
+    Optional[Path],
+    typer.Option("--list", help="TSV with the columns name, t1, t2, age_weeks (paths may be empty)."),
+]
+TemplateAges = Annotated[str, typer.Option(help="Ages of the templates in weeks.")]
+Results = Annotated[Path, typer.Option(help="Folder for the results; made where missing.")]
 Model = Annotated[
     Optional[str],
     typer.Option(
@@ -60,8 +71,6 @@ Strict = Annotated[
         "cannot be a newborn's brain.",
     ),
 ]
-
-
 WorkersHere = Annotated[
     int,
     typer.Option("--workers", min=1, help="Processes on this computer, each with its share of the cores or GPUs."),

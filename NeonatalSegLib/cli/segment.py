@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from NeonatalSegLib.cli.options import (
+    AUTO,
     N4,
     T1,
     T2,
@@ -19,6 +20,7 @@ from NeonatalSegLib.cli.options import (
     Orientation,
     Overwrite,
     Probabilities,
+    Results,
     Strict,
     TrustHeaders,
     Uncertainty,
@@ -31,14 +33,14 @@ IMPLAUSIBLE, SOME_FAILED = 5, 3  # exit status
 
 
 def segment(
-    out: Annotated[Path, typer.Option(help="Folder for the results; made where missing.")],
+    out: Results,
     t1: T1 = None,
     t2: T2 = None,
     name: Annotated[Optional[str], typer.Option(help="Name of the scan; default: from the file name.")] = None,
     age: Annotated[Optional[float], typer.Option(help="Post-menstrual age in weeks.")] = None,
     model: Model = None,
-    device: Device = "auto",
-    engine: Engine = "auto",
+    device: Device = AUTO,
+    engine: Engine = AUTO,
     trust_headers: TrustHeaders = False,
     n4: N4 = False,
     flips: Flips = False,
@@ -82,8 +84,8 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the scan and the results.")] = Path("demo"),
     age: Annotated[float, typer.Option(help="Age of the synthetic newborn in weeks.")] = 40.0,
     model: Model = None,
-    device: Device = "auto",
-    engine: Engine = "auto",
+    device: Device = AUTO,
+    engine: Engine = AUTO,
 ) -> None:
     """Draw a synthetic newborn, segment it, and print the DSC against the truth that it was drawn from."""
     from NeonatalSegLib.segmentation.demo import run_demo

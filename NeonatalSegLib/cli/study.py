@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from NeonatalSegLib.cli.options import Device, Engine, Model, Overwrite, progress_line
+from NeonatalSegLib.cli.options import (
+    AUTO,
+    BidsFolder,
+    Device,
+    Engine,
+    Model,
+    Overwrite,
+    Results,
+    ScanList,
+    progress_line,
+)
 from NeonatalSegLib.errors import NeonatalSegError
 
 if TYPE_CHECKING:
@@ -17,6 +27,8 @@ if TYPE_CHECKING:
     from NeonatalSegLib.annotation.study import StudyScan
     from NeonatalSegLib.finetuning.run import FineTuned
     from NeonatalSegLib.models.bundle import Model as Bundle
+
+Raters = Annotated[Optional[list[str]], typer.Option(help="Whose slices; may be given again. Default: all.")]
 
 
 def budget(
@@ -42,13 +54,8 @@ def budget(
     min_gap: Annotated[float, typer.Option(help="mm between chosen slices of one axis (for uncertainty).")] = 4.0,
     cap: Annotated[Optional[int], typer.Option(help="Never more slices of one scan.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same slices.")] = 0,
-    bids: Annotated[
-        Optional[Path], typer.Option(help="dHCP release or BIDS folder: every session with a T1w or T2w.")
-    ] = None,
-    scans: Annotated[
-        Optional[Path],
-        typer.Option("--list", help="TSV with the columns name, t1, t2, age_weeks (paths may be empty)."),
-    ] = None,
+    bids: BidsFolder = None,
+    scans: ScanList = None,
     t1: Annotated[Optional[Path], typer.Option(help="One scan: T1 image, or a folder with one DICOM series.")] = None,
     t2: Annotated[Optional[Path], typer.Option(help="One scan: T2 image, or a folder with one DICOM series.")] = None,
     name: Annotated[Optional[str], typer.Option(help="One scan: its name; default: from the file name.")] = None,
@@ -60,7 +67,7 @@ def budget(
     ] = None,
     plan_only: Annotated[bool, typer.Option("--plan-only", help="Show the slices, write nothing.")] = False,
     model: Model = None,
-    device: Device = "auto",
+    device: Device = AUTO,
 ) -> None:
     """Choose the slices to annotate and make the study's folder for them."""
     from NeonatalSegLib.annotation.plan import BudgetSettings
@@ -117,7 +124,7 @@ def finetune(
         Optional[float], typer.Option(help="That it may take: on a slow machine there are fewer steps.")
     ] = None,
     steps: Annotated[Optional[int], typer.Option(help="Most optimiser steps; default: for minutes.")] = None,
-    rater: Annotated[Optional[list[str]], typer.Option(help="Whose slices; may be given again. Default: all.")] = None,
+    rater: Raters = None,
     rehearsal: Annotated[
         Optional[Path],
         typer.Option(help="Prepared arrays of source cases (`train --cache-only`); default: synthetic newborns."),
@@ -130,7 +137,7 @@ def finetune(
         bool, typer.Option("--outside", help="Agree to the images outside the study's folder that it names.")
     ] = False,
     model: Model = None,
-    device: Device = "auto",
+    device: Device = AUTO,
 ) -> None:
     """Fine-tune a model on the completed slices of a study; the new model waits as a candidate (see `models`)."""
     from NeonatalSegLib.files.settings import read_object
@@ -175,11 +182,11 @@ def finetune(
 
 def complete(
     study: Annotated[Path, typer.Argument(help="Folder of the study.")],
-    out: Annotated[Path, typer.Option(help="Folder for the results; made where missing.")],
-    rater: Annotated[Optional[list[str]], typer.Option(help="Whose slices; may be given again. Default: all.")] = None,
+    out: Results,
+    rater: Raters = None,
     model: Model = None,
-    device: Device = "auto",
-    engine: Engine = "auto",
+    device: Device = AUTO,
+    engine: Engine = AUTO,
     overwrite: Overwrite = False,
 ) -> None:
     """Segment the annotated scans of a study, the completed slices exactly as they were annotated."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from NeonatalSegLib.cli.options import warn
+from NeonatalSegLib.cli.options import TemplateAges, warn
 from NeonatalSegLib.errors import NeonatalSegError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def train(
     templates: Annotated[
         Optional[Path], typer.Option(help="Also train on age templates (age-36/age-36_T2w.nii.gz ...).")
     ] = None,
-    ages: Annotated[str, typer.Option(help="Ages of the templates in weeks.")] = "36,38,40,42,44",
+    ages: TemplateAges = "36,38,40,42,44",
     split: Annotated[
         Optional[Path],
         typer.Option(help="Table of 'neonatalseg split': who trains, validates and tests."),
