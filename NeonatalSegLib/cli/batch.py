@@ -179,21 +179,20 @@ def _segment_all(
     engine: str,
     overwrite: bool,
 ) -> None:
-    from NeonatalSegLib.segmentation.batch import ManySegmenters, run_study
+    from NeonatalSegLib.segmentation.batch import run_study
     from NeonatalSegLib.segmentation.outputs import check_writable
     from NeonatalSegLib.segmentation.segmenter import Segmenter
     from NeonatalSegLib.segmentation.study_table import check_study_folder
+    from NeonatalSegLib.segmentation.workers import StudyWorkers
 
     for note in study.notes:
         warn(note)
     check_study_folder(out, overwrite=overwrite)
     check_writable(out)
-    segmenter: Segmenter | ManySegmenters
+    segmenter: Segmenter | StudyWorkers
     if where is None:
         segmenter = Segmenter(model, device, engine)
     else:
-        from NeonatalSegLib.segmentation.workers import StudyWorkers
-
         segmenter = StudyWorkers(where, model, device, engine)
         for notice in segmenter.notices:
             warn(notice)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from NeonatalSegLib.errors import NeonatalSegError, is_out_of_memory
 from NeonatalSegLib.files.names import shown
@@ -26,6 +26,9 @@ from NeonatalSegLib.segmentation.segmenter import METHOD, Segmenter, SegmentOpti
 from NeonatalSegLib.segmentation.study_scans import StudyScan
 from NeonatalSegLib.segmentation.study_table import PAGE, check_study_folder, write_study_files
 from NeonatalSegLib.segmentation.verdict import PASS
+
+if TYPE_CHECKING:
+    from NeonatalSegLib.segmentation.workers import StudyWorkers
 
 UNKNOWN = "n/a"
 ALL, SOME, NONE = 0, 3, 4  # exit status: how many of the scans succeeded
@@ -68,24 +71,8 @@ class StudyResult:
 Outcomes = Iterator[tuple[StudyScan, str]]  # scans as they end, with why they failed or ""
 
 
-class ManySegmenters(Protocol):
-    """Who segments the scans of a study elsewhere than in this process."""
-
-    model: Model
-
-    def segment_all(
-        self,
-        scans: Sequence[StudyScan],
-        out: Path,
-        options: SegmentOptions,
-        report: Callable[[str], None],
-        *,
-        overwrite: bool,
-    ) -> Outcomes: ...
-
-
 def run_study(
-    segmenter: Segmenter | ManySegmenters,
+    segmenter: Segmenter | StudyWorkers,
     scans: Sequence[StudyScan],
     out: str | Path,
     options: SegmentOptions = SegmentOptions(),
