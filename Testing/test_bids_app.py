@@ -10,33 +10,25 @@ import sys
 from pathlib import Path
 
 import pytest
-import SimpleITK as sitk
 from conftest import ROOT
+from tiny_models import exported_model
 
 from NeonatalSegLib import __version__
 from NeonatalSegLib.cli.app import run
-from NeonatalSegLib.datasets.phantom import draw_newborn
-from NeonatalSegLib.models.bundle import Model, save_model
-from NeonatalSegLib.models.exported import export_model
-from NeonatalSegLib.networks.network import NetworkSettings, build_network
+from NeonatalSegLib.datasets.phantom import write_newborn
+from NeonatalSegLib.models.bundle import Model
 from NeonatalSegLib.segmentation.segmenter import METHOD
 from NeonatalSegLib.tissues import TISSUES
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    settings = NetworkSettings((2, 4, 4), 3.0, (32, 32, 32), heads=0)
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    model = save_model(build_network(settings), settings, folder, description="random")
-    export_model(model)  # so that no worker needs torch, which takes seconds to import
-    return model
+    return exported_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture(scope="module")
 def t2(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    path = tmp_path_factory.mktemp("scan") / "T2w.nii.gz"
-    sitk.WriteImage(draw_newborn(40.0, seed=7, spacing_mm=3.0).t2, str(path))
-    return path.read_bytes()
+    return write_newborn(tmp_path_factory.mktemp("scan"), seed=7, spacing_mm=3.0)["t2"].read_bytes()
 
 
 @pytest.fixture

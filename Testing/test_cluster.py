@@ -10,15 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import SimpleITK as sitk
 from dask_processes import DaskProcesses, dask_processes
+from tiny_models import exported_model
 
 from NeonatalSegLib.clusters import SlurmJobs, Workers, slurm_cluster
-from NeonatalSegLib.datasets.phantom import draw_newborn
+from NeonatalSegLib.datasets.phantom import write_newborn
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.models.bundle import Model, save_model
-from NeonatalSegLib.models.exported import export_model
-from NeonatalSegLib.networks.network import NetworkSettings, build_network
+from NeonatalSegLib.models.bundle import Model
 from NeonatalSegLib.segmentation.batch import StudyResult, run_study
 from NeonatalSegLib.segmentation.device import gpu_of_worker
 from NeonatalSegLib.segmentation.study_scans import StudyScan
@@ -31,18 +29,12 @@ Study = Callable[..., StudyResult]
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    settings = NetworkSettings((2, 4, 4), 3.0, (32, 32, 32), heads=0)
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    model = save_model(build_network(settings), settings, folder, description="random")
-    export_model(model)  # so that no worker needs torch, which takes seconds to import
-    return model
+    return exported_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture(scope="module")
 def t2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("scan") / "T2w.nii.gz"
-    sitk.WriteImage(draw_newborn(40.0, seed=7, spacing_mm=3.0).t2, str(path))
-    return path
+    return write_newborn(tmp_path_factory.mktemp("scan"), seed=7, spacing_mm=3.0)["t2"]
 
 
 @pytest.fixture(scope="module")

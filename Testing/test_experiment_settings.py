@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ROOT
-from test_experiments import SETTINGS
-from test_splits import ALBERTS, ages_of, assert_newborns_together, distance, release, scan, significant
+from populations import ALBERTS, ages_of, assert_newborns_together, distance, release, scan, significant
+from small_experiments import SETTINGS
 
 from NeonatalSegLib.augmentation.transforms import AugmentationSettings
 from NeonatalSegLib.datasets.bids import Subject

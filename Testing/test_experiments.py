@@ -1,11 +1,9 @@
-"""Experiments: trainings that go on after a stop, tables from known results, training on sparse labels."""
+"""Experiments: trainings that go on after a stop, here and on workers, and what each experiment is made of."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,126 +11,23 @@ import numpy as np
 import pytest
 import torch
 from dask_processes import dask_processes
+from small_experiments import SETTINGS, quiet, run, write_cache
 from test_runs import square, times_run
 
-from NeonatalSegLib.augmentation.transforms import AugmentationSettings
-from NeonatalSegLib.cli.app import USER_ERROR
-from NeonatalSegLib.cli.app import run as command_line
-from NeonatalSegLib.datasets.cache import CachedSubject, read_cache
-from NeonatalSegLib.datasets.split_files import read_split, write_split
-from NeonatalSegLib.datasets.splits import Member, Split
+from NeonatalSegLib.datasets.cache import read_cache
 from NeonatalSegLib.errors import NeonatalSegError
-from NeonatalSegLib.experiments.paper.report import Preparation, run_experiment
-from NeonatalSegLib.experiments.paper.settings import BudgetDesign, ExperimentSettings, SplitDesign, TransferDesign
-from NeonatalSegLib.experiments.paper.trial import evaluate, label_masks
+from NeonatalSegLib.experiments.paper.report import run_experiment
+from NeonatalSegLib.experiments.paper.settings import BudgetDesign, SplitDesign
+from NeonatalSegLib.experiments.paper.trial import evaluate
 from NeonatalSegLib.experiments.runs import run_jobs
-from NeonatalSegLib.experiments.tables import Spread, by_run, dsc_all, dsc_no_background, validation_and_test
-from NeonatalSegLib.models.bundle import read_model
-from NeonatalSegLib.networks.network import NetworkSettings, build_network
+from NeonatalSegLib.networks.network import build_network
 from NeonatalSegLib.networks.strategies import STRATEGIES
 from NeonatalSegLib.training.run import TrainingSettings, train
-
-# --- trainings --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight small newborns of 37-44 weeks whose tissue can be told from the intensity."""
-    folder = tmp_path_factory.mktemp("cache")
-    random = np.random.default_rng(0)
-    index = {}
-    for number, age in enumerate((37, 38, 39, 40, 41, 42, 43, 44)):
-        labels = np.zeros((20, 22, 24), np.uint8)
-        labels[3:-3, 3:-3, 3:-3] = 3
-        labels[8:12, 8:14, 8:16] = 7
-        image = np.stack([labels / 3.0, 2 - labels / 5.0]) + 0.05 * random.normal(size=(2, *labels.shape))
-        np.save(folder / f"sub-{number}_image.npy", image.astype(np.float16))
-        np.save(folder / f"sub-{number}_labels.npy", labels)
-        index[f"sub-{number}"] = {"age_weeks": float(age)}
-    (folder / "cache.json").write_text(json.dumps({"format": 1, "spacing_mm": 3.0, "subjects": index}))
-    return folder
-
-
-SETTINGS = ExperimentSettings(
-    training=TrainingSettings(
-        network=NetworkSettings((4, 8, 8), 3.0, (16, 16, 16), heads=1),
-        epochs=3,
-        batch_size=2,
-        optimizer="adamw",
-        validate_every=3,
-        augmentation=AugmentationSettings(elastic=0.0),
-    ),
-    split=SplitDesign(validation=1, test=1),
-    budget=BudgetDesign(percent=33, scans=2, times=3, full_epochs=1),
-    transfer=TransferDesign(target_train=1, source_test=1, epochs=1),
-    notes={"all": ["Eight drawn newborns."], "age": ["Only for ages."]},
-)
-
-
-def test_sparse_training_sees_no_unlabelled_voxel(cache: Path, tmp_path: Path) -> None:
-    """Other labels outside the slices change nothing; other labels inside them do."""
-    subjects = read_cache(cache)[:2]
-    masks = label_masks(subjects, {"axis": "axial", "percent": 33, "selection": "equidistant", "seed": 0}, 3.0)
-    settings = dataclasses.replace(SETTINGS.training, epochs=2, validate_every=2)
-
-    def trained(name: str, change: Callable[[np.ndarray, np.ndarray], None]) -> torch.Tensor:
-        folder = shutil.copytree(cache, tmp_path / f"{name}-cache")
-        for subject in subjects:
-            labels = np.load(folder / f"{subject.name}_labels.npy")
-            change(labels, masks[subject.name])
-            np.save(folder / f"{subject.name}_labels.npy", labels)
-        done = train(read_cache(folder)[:2], settings, tmp_path / name, known=masks, workers=0)
-        return torch.cat([p.detach().flatten() for p in done.network.parameters()])
-
-    def outside(labels: np.ndarray, mask: np.ndarray) -> None:
-        labels[~mask] = 9 - labels[~mask]
-
-    def inside(labels: np.ndarray, mask: np.ndarray) -> None:
-        labels[mask] = 9 - labels[mask]
-
-    plain = trained("plain", lambda labels, mask: None)
-    assert torch.equal(plain, trained("outside", outside))
-    assert not torch.equal(plain, trained("inside", inside))
-
-
-def test_masks_are_whole_slices_of_the_central_part_and_a_third(cache: Path) -> None:
-    subjects = read_cache(cache)
-    for axis, place, length in (("axial", 0, 20), ("coronal", 1, 22), ("sagittal", 2, 24)):
-        masks = label_masks(subjects, {"axis": axis, "percent": 33, "selection": "random", "seed": 1}, 3.0)
-        for mask in masks.values():
-            rows = mask.any(axis=tuple(a for a in range(3) if a != place))
-            assert rows.sum() == round(0.33 * length)
-            assert not rows[0] and not rows[-1]
-            assert mask.sum() == rows.sum() * mask.size / length  # whole planes and nothing else
-    fixed = {"axis": "random", "percent": 33, "selection": "random", "seed": 5}
-    again = [label_masks(subjects, fixed, 3.0) for _ in range(2)]
-    assert all(np.array_equal(again[0][name], again[1][name]) for name in again[0])
-    axes = {tuple(bool(m.any(axis=o).all()) for o in ((1, 2), (0, 2), (0, 1))) for m in again[0].values()}
-    assert len(axes) > 1  # one axis for each scan, and not the same for all
-
-
-def test_wrong_masks_are_refused(cache: Path, tmp_path: Path) -> None:
-    subjects = read_cache(cache)[:2]
-    shape = subjects[0].labels().shape
-    for masks, words in (
-        ({"sub-7": np.ones(shape, bool)}, "not trained on"),
-        ({"sub-0": np.ones((2, 2, 2), bool)}, "expected bool"),
-        ({"sub-0": np.zeros(shape, bool)}, "Nothing is labelled in sub-0"),
-    ):
-        with pytest.raises(NeonatalSegError, match=words):
-            train(subjects, SETTINGS.training, tmp_path / words, known=masks, workers=0)
-
-
-def quiet(cache: Path) -> dict[str, Any]:
-    return {"preparation": Preparation(cache), "report": lambda _: None}
-
-
-def run(name: str, cache: Path, out: Path, **changes: Any) -> dict[str, dict[str, Any]]:
-    """Run an experiment and read its runs' results from disk."""
-    run_experiment(name, None, SETTINGS, out, **{"runs": 2, **quiet(cache), **changes})
-    return {
-        f.parent.name: json.loads(f.read_text(encoding="utf-8")) for f in sorted((out / "runs").glob("*/result.json"))
-    }
+    return write_cache(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
@@ -293,36 +188,6 @@ def test_what_trains_the_same_is_run_once_and_stands_in_two_rows(cache: Path, tm
     assert ["budget-axial", "6", "3", "3", "9"] in [row[:5] for row in steps]
 
 
-def test_a_given_list_is_used_and_checked(cache: Path, tmp_path: Path) -> None:
-    ages = {f"sub-{n}": 37.0 + n for n in range(8)}
-    sides = {"train": (0, 2, 4), "validation": (1,), "test": (6, 7)}
-    split = Split({side: tuple(Member(f"sub-{n}", ages[f"sub-{n}"]) for n in who) for side, who in sides.items()})
-    settings = dataclasses.replace(SETTINGS, splits=(read_split(write_split(split, tmp_path / "mine.tsv")),))
-    run_experiment("baseline", None, settings, tmp_path / "out", runs=1, **quiet(cache))
-    job = json.loads((tmp_path / "out/runs/full-run0/job.json").read_text(encoding="utf-8"))
-    assert job["train"] == ["sub-0", "sub-2", "sub-4"] and job["evaluate"]["test"] == ["sub-6", "sub-7"]
-    assert read_split(tmp_path / "out/lists/baseline-run0.tsv").names("test") == ("sub-6", "sub-7")
-    lines = (tmp_path / "mine.tsv").read_text(encoding="utf-8").splitlines()
-    for change, words in (
-        ([*lines, "sub-0\tsub-0\t37.0\ttest"], "two sides"),
-        ([*lines, "sub-99\tsub-99\t37.0\ttrain"], "sub-99 stands on the side"),
-        ([line for line in lines if not line.endswith("test")], "no scan on a side 'test'"),
-    ):
-        (tmp_path / "wrong.tsv").write_text("\n".join(change) + "\n")
-        with pytest.raises(NeonatalSegError, match=words):
-            settings = dataclasses.replace(SETTINGS, splits=(read_split(tmp_path / "wrong.tsv"),))
-            run_experiment("baseline", None, settings, tmp_path / "wrong", runs=1, **quiet(cache))
-
-
-def test_an_excluded_newborn_is_as_if_it_were_not_there(cache: Path, tmp_path: Path) -> None:
-    preparation = Preparation(cache, exclude=("sub-3",))
-    run("baseline", cache, tmp_path, runs=1, preparation=preparation)
-    job = json.loads((tmp_path / "runs/full-run0/job.json").read_text(encoding="utf-8"))
-    assert "sub-3" not in str(job) and len(job["train"]) == 5
-    with pytest.raises(NeonatalSegError, match="sub-33 is to be excluded but is not among the 8 scans"):
-        run("baseline", cache, tmp_path / "slip", preparation=Preparation(cache, exclude=("sub-33",)))
-
-
 def test_where_memory_runs_out_the_next_device_evaluates(cache: Path) -> None:
     class Full(torch.nn.Module):
         """Has no memory at its first scan."""
@@ -348,115 +213,3 @@ def test_too_few_subjects_are_told(cache: Path, tmp_path: Path) -> None:
     settings = dataclasses.replace(SETTINGS, budget=BudgetDesign(scans=3))
     with pytest.raises(NeonatalSegError, match="needs 9 training scans"):
         run_experiment("budget", None, settings, tmp_path, runs=1, **quiet(cache))
-
-
-def test_random_slices_leave_gaps_and_equidistant_ones_do_not(tmp_path: Path) -> None:
-    """On an axis of 290 slices, a third of them: the published runs' largest gaps were 6 to 18 slices."""
-    labels = np.ones((290, 16, 16), np.uint8)
-    np.save(tmp_path / "sub-0_labels.npy", labels)
-    subject = CachedSubject("sub-0", tmp_path, 40.0)
-    largest: dict[str, list[int]] = {"random": [], "equidistant": []}
-    for selection, gaps in largest.items():
-        for seed in range(8):
-            slices = {"axis": "axial", "percent": 33, "selection": selection, "seed": seed}
-            mask = label_masks([subject], slices, 3.0)["sub-0"]
-            assert mask.strides[1:] == (0, 0)  # hundreds of masks take no memory
-            gaps.append(int(np.diff(np.flatnonzero(mask[:, 0, 0])).max()))
-    assert min(largest["random"]) >= 6 and max(largest["equidistant"]) <= 3
-
-
-# --- splits -----------------------------------------------------------------------------------------------------------
-
-
-def write_table(path: Path, sides: dict[str, list[str]]) -> Path:
-    """A split as ``neonatalseg split`` writes it, of newborns of the cache (whose ages are 37, 38 ...)."""
-    return write_split(
-        Split({side: tuple(Member(n, 37.0 + int(n[-1])) for n in names) for side, names in sides.items()}), path
-    )
-
-
-def test_a_training_takes_a_split(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Who trains, chooses and tests is what the table says, and the model says so; who is on no side takes no part."""
-    sides = {"train": ["sub-0", "sub-3", "sub-6"], "validation": ["sub-1"], "test": ["sub-2", "sub-4"]}
-    config = tmp_path / "settings.json"
-    training = dataclasses.replace(SETTINGS.training, epochs=1, steps_per_epoch=1, validate_every=1)
-    config.write_text(json.dumps(training.to_json()), encoding="utf-8")
-    table = write_table(tmp_path / "split.tsv", sides)
-    command = ["train", "--cache", str(cache), "--split", str(table), "--workers", "0"]
-    assert command_line([*command, "--out", str(tmp_path / "run"), "--config", str(config)]) == 0
-    facts = read_model(tmp_path / "run" / "model").facts
-    assert facts.training_subjects == ("sub-0", "sub-3", "sub-6")
-    assert (facts.validation_subjects, facts.test_subjects) == (("sub-1",), ("sub-2", "sub-4"))
-    assert "2 scans stand on no side" in capsys.readouterr().out
-    config.write_text(json.dumps({**training.to_json(), "test": ["sub-7"]}), encoding="utf-8")
-    assert command_line([*command, "--out", str(tmp_path / "other"), "--config", str(config)]) == USER_ERROR
-    assert "who is held out" in capsys.readouterr().err
-
-
-def test_a_newborn_on_two_sides_is_refused(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    table = tmp_path / "split.tsv"
-    rows = ["sub-1_ses-1\tsub-1\t38\ttrain", "sub-1_ses-2\tsub-1\t40\ttest", "sub-2\tsub-2\t39\tvalidation"]
-    table.write_text("\n".join(["subject\tparticipant\tage_weeks\tside", *rows]) + "\n", encoding="utf-8")
-    for command in (["train", "--cache", str(cache)], ["experiment", "baseline", "--cache", str(cache)]):
-        assert command_line([*command, "--split", str(table), "--out", str(tmp_path / "out")]) == USER_ERROR
-        assert "two sides" in capsys.readouterr().err
-
-
-def test_an_experiment_takes_splits_run_by_run(cache: Path, tmp_path: Path) -> None:
-    """Two folds: each run trains and tests on its own table; other tables in the same folder are refused."""
-    folds = [
-        {"train": ["sub-0", "sub-1", "sub-2"], "validation": ["sub-3"], "test": ["sub-4"]},
-        {"train": ["sub-4", "sub-5"], "validation": ["sub-3"], "test": ["sub-0", "sub-1"]},
-    ]
-    tables = [write_table(tmp_path / f"split_fold-{n}.tsv", sides) for n, sides in enumerate(folds)]
-    config = tmp_path / "experiment.json"
-    config.write_text(json.dumps(SETTINGS.to_json()), encoding="utf-8")
-    given = [text for table in tables for text in ("--split", str(table))]
-    command = ["experiment", "baseline", "--cache", str(cache), "--config", str(config), "--runs", "2"]
-    out = tmp_path / "out"
-    assert command_line([*command, *given, "--out", str(out)]) == 0
-    for number, sides in enumerate(folds):
-        result = json.loads((out / f"runs/full-run{number}/result.json").read_text(encoding="utf-8"))
-        assert result["trained_on"] == sides["train"]
-        assert {(s["set"], s["name"]) for s in result["subjects"]} == {
-            (side, name) for side in ("validation", "test") for name in sides[side]
-        }
-    assert "--split split_fold-0.tsv --split split_fold-1.tsv" in (out / "baseline.md").read_text(encoding="utf-8")
-    assert command_line([*command, "--out", str(out)]) == USER_ERROR  # drawn anew: not the same experiment
-
-
-# --- tables -----------------------------------------------------------------------------------------------------------
-
-
-def result(condition: str, number: int, test: list[list[float | None]]) -> dict[str, Any]:
-    return {"condition": condition, "run": number, "subjects": [{"set": "test", "dsc": dsc} for dsc in test]}
-
-
-def test_means_and_deviations_are_over_runs() -> None:
-    """Two newborns in one run, one in the other; classes 0 and 4 are background; a class may be in neither map."""
-    tissues = [1, 2, 3, 5, 6, 7, 8, 9]
-    high: list[float | None] = [0.5 if i in tissues else 1.0 for i in range(10)]
-    low: list[float | None] = [0.1 if i in tissues else 0.0 for i in range(10)]
-    missing: list[float | None] = [0.9 if i in tissues else 0.4 for i in range(10)]
-    missing[9] = None
-    results = [result("a", 1, [missing]), result("a", 0, [high, low]), result("b", 0, [high])]
-    # run 0: (0.5 + 0.1) / 2 = 0.3; run 1: 0.9; mean 0.6, SD sqrt(2 * 0.3 ** 2) = 0.424264
-    assert by_run(results, "a", "test", dsc_no_background) == pytest.approx([0.3, 0.9])
-    # run 0: (0.6 + 0.08) / 2 = 0.34; run 1: (7 * 0.9 + 2 * 0.4) / 9 = 0.788889
-    assert by_run(results, "a", "test", dsc_all) == pytest.approx([0.34, 7.1 / 9])
-    table = validation_and_test("T", results, {"a": "A", "b": "B"}, {"P": ("1", "2", "3", "4")})
-    assert [str(cell) for cell in table.rows[0]] == ["A", "n/a", "n/a", "0.564 ± 0.317", "0.600 ± 0.424"]
-    assert str(table.rows[1][4]) == "0.500"
-    lines = [line.split("\t") for line in table.tsv().splitlines()]
-    assert {len(line) for line in lines} == {13}
-    assert lines[1][-3:] == ["0.600000", "0.424264", "2"]
-    assert lines[2][-3:] == ["0.500000", "n/a", "1"]
-    assert lines[3][0] == "paper: P" and lines[3][-3] == "4"
-    assert "0.600 ± 0.424" in table.markdown()
-
-
-def test_a_small_deviation_is_shown_with_the_digits_that_it_needs() -> None:
-    assert str(Spread.of([0.9337, 0.9341, 0.9345])) == "0.934 ± 0.0004"
-    assert str(Spread.of([0.1 + 0.2, 0.3, 0.3])) == "0.300 ± 0.000"
-    assert str(Spread.of([0.90, 0.92])) == "0.910 ± 0.014"
-    assert str(Spread.of([151, 151.5], 0)) == "151 ± 0.4"

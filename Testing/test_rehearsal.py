@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import ROOT
-from test_experiments import SETTINGS
-from test_splits import release
+from populations import release
+from small_experiments import SETTINGS
 
 from NeonatalSegLib.cli.app import USER_ERROR, run
 from NeonatalSegLib.datasets.bids import Subject

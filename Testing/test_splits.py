@@ -1,20 +1,12 @@
-"""Splits by age: sizes, ages, newborns kept together, seeds, files. Populations are drawn to look like the release."""
+"""Splits by age: sizes, ages, newborns kept together, seeds. Populations are drawn to look like the release."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-from pathlib import Path
-
 import numpy as np
 import pytest
+from populations import ALBERTS, ages_of, assert_newborns_together, distance, release, scan, significant
 
-from NeonatalSegLib.cli.app import USER_ERROR, run
-from NeonatalSegLib.datasets.bids import Subject
-from NeonatalSegLib.datasets.split_files import read_split, write_split
 from NeonatalSegLib.datasets.splits import (
-    Member,
-    Split,
     by_age,
     leave_out_folds,
     paper_sizes,
@@ -23,50 +15,6 @@ from NeonatalSegLib.datasets.splits import (
     transfer_split,
 )
 from NeonatalSegLib.errors import NeonatalSegError
-
-ALBERTS = (41, 40, 39, 41, 37, 40, 40, 43, 42, 43, 40, 42, 41)
-
-
-def scan(name: str, age: float | None) -> Subject:
-    return Subject(name, None, None, None, age)
-
-
-def release(seed: int, singles: int = 531, pairs: int = 88, triples: int = 2) -> list[Subject]:
-    """As the release's sessions with T1, T2 and labels: 713 scans of 621 newborns.
-
-    Most are scanned once, around 41 weeks; some preterm first and again at term.
-    """
-    random = np.random.default_rng([77, seed])
-    subjects = []
-    for number, sessions in enumerate([1] * singles + [2] * pairs + [3] * triples):
-        term = float(np.clip(random.normal(40.8, 1.7), 37, 45.1))
-        early = sorted(random.uniform(26.7, 37, sessions - 1))
-        late = term if random.random() > 0.1 or sessions > 1 else random.uniform(28, 37)
-        ages = [*early, late]
-        subjects += [scan(f"sub-CC{number:05d}XX01_ses-{i}{number}", round(a, 2)) for i, a in enumerate(ages)]
-    return [subjects[i] for i in random.permutation(len(subjects))]
-
-
-def ages_of(members: Sequence[Member | Subject]) -> np.ndarray:
-    return np.sort([m.age_weeks for m in members])
-
-
-def distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Kolmogorov-Smirnov distance of two samples."""
-    where = np.union1d(a, b)
-    share = [np.searchsorted(x, where, side="right") / len(x) for x in (a, b)]
-    return float(np.abs(share[0] - share[1]).max())
-
-
-def significant(n: int, m: int) -> float:
-    """The KS distance of two random samples that 5 % of such pairs exceed (large-sample formula)."""
-    return 1.36 * float(np.sqrt((n + m) / (n * m)))
-
-
-def assert_newborns_together(split: Split) -> None:
-    sides = [{m.participant for m in members} for members in split.sides.values()]
-    assert all(not a & b for a, b in itertools.combinations(sides, 2))
-
 
 # --- the representative subset and the paper's split ------------------------------------------------------------------
 
@@ -317,148 +265,3 @@ def test_folds_that_do_not_fit_are_told_with_both_numbers() -> None:
         leave_out_folds(subjects, 12, validation=1)
     with pytest.raises(NeonatalSegError, match="at least one"):
         leave_out_folds(subjects, 0)
-
-
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
-def test_a_split_is_read_back_as_it_was_written(tmp_path: Path) -> None:
-    split = transfer_split(release(2))
-    path = write_split(split, tmp_path / "new" / "split.tsv")
-    assert read_split(path) == split
-    head, first = path.read_text(encoding="utf-8").splitlines()[:2]
-    member = split.sides["source"][0]
-    assert head.split("\t") == ["subject", "participant", "age_weeks", "side"]
-    assert first.split("\t") == [member.name, member.name.split("_")[0], f"{member.age_weeks}", "source"]
-    assert read_split(path).select("source", release(2))[0].name == member.name
-
-
-def test_a_write_that_fails_leaves_the_old_table(tmp_path: Path) -> None:
-    path = write_split(Split({"train": (Member("sub-A", 40.0),)}), tmp_path / "split.tsv")
-    with pytest.raises(UnicodeEncodeError):
-        write_split(Split({"train": (Member("sub-B", 40.0), Member("sub-\udc80", 40.0))}), path)
-    assert read_split(path).names("train") == ("sub-A",)
-    assert [p.name for p in tmp_path.iterdir()] == ["split.tsv"]
-    with pytest.raises(NeonatalSegError, match="could not be written"):
-        write_split(read_split(path), path / "below.tsv")
-
-
-HEAD = "subject\tparticipant\tage_weeks\tside\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "not a table of a split"),
-        ("name\tage\nsub-A\t40\n", "not a table of a split"),
-        (HEAD + "sub-A\tsub-A\tforty\ttrain\n", "line 2"),
-        (HEAD + "sub-A\tsub-A\t40\n", "line 2"),
-        (HEAD + "sub-A\tsub-A\t40\ttrain\nsub-A\tsub-A\t40\ttrain\n", "listed twice"),
-        (HEAD + "sub-A_ses-1\tsub-A\t30\ttrain\nsub-A_ses-2\tsub-A\t40\ttest\n", r"two sides .*\(train and test\)"),
-    ],
-)
-def test_tables_that_are_no_split(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "split.tsv"
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(NeonatalSegError, match=message):
-        read_split(path)
-
-
-def test_a_split_of_other_data_is_told(tmp_path: Path) -> None:
-    split = Split({"train": (Member("sub-A", 40.0),)})
-    with pytest.raises(NeonatalSegError, match=r"sub-A stands on the side 'train' .* not among the 1 subjects"):
-        split.select("train", [scan("sub-B", 40)])
-    with pytest.raises(NeonatalSegError, match="no side 'test': it has train"):
-        split.names("test")
-    with pytest.raises(NeonatalSegError, match="could not be read"):
-        read_split(tmp_path / "missing.tsv")
-
-
-# --- the command ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def study(tmp_path: Path) -> Path:
-    """A BIDS folder of 13 newborns (empty files: a split looks at names and ages) and one without labels."""
-    rows = ["participant_id\tscan_age"]
-    for i, age in enumerate((*ALBERTS, 40)):
-        name = f"sub-{i:02d}"
-        anat = tmp_path / "bids" / name / "anat"
-        anat.mkdir(parents=True)
-        for kind in ("T1w", "T2w") if i == 13 else ("T1w", "T2w", "desc-drawem9_dseg"):
-            (anat / f"{name}_{kind}.nii.gz").touch()
-        rows.append(f"{name}\t{age}")
-    (tmp_path / "bids" / "participants.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    return tmp_path / "bids"
-
-
-def test_command_writes_the_papers_kind_of_split(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = study.parent / "split.tsv"
-    command = ["split", "--data", str(study), "--out", str(out), "--train", "6", "--validation", "2", "--test", "4"]
-    assert run(command) == 0
-    split = read_split(out)
-    assert [len(split.names(side)) for side in ("train", "validation", "test")] == [6, 2, 4]
-    told = capsys.readouterr()
-    assert "sub-13: no labels" in told.err and "sub-13" not in out.read_text(encoding="utf-8")
-    assert "train" in told.out and str(out) in told.out
-    assert run([*command, "--seed", "1"]) == 0
-    assert read_split(out) != split
-
-
-@pytest.mark.parametrize(
-    ("options", "files", "sides"),
-    [
-        (["--kind", "folds", "--test", "4", "--folds", "2"], ["s_fold-1.tsv", "s_fold-2.tsv"], (8, 1, 4)),
-        (["--kind", "subset", "--share", "0.3"], ["s.tsv"], (4, 9)),
-        (["--kind", "ages"], ["s.tsv"], (7, 2)),
-        (["--kind", "transfer", "--source", "5", "--train", "2", "--test", "3"], ["s.tsv"], (5, 2, 3)),
-        (["--share", "0.8", "--test", "3"], ["s.tsv"], (8, 2, 3)),
-    ],
-)
-def test_command_knows_every_kind(study: Path, options: list[str], files: list[str], sides: tuple[int, ...]) -> None:
-    assert run(["split", "--data", str(study), "--out", str(study.parent / "s.tsv"), *options]) == 0
-    assert sorted(p.name for p in study.parent.glob("*.tsv")) == files
-    for file in files:
-        assert tuple(map(len, read_split(study.parent / file).sides.values())) == sides
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ([], r"(242) were asked for, but only 13 scans"),
-        (["--kind", "half"], "no kind of split 'half'"),
-        (["--kind", "ages", "--share", "0.2"], "--share means nothing"),
-        (["--share", "0.2", "--train", "3"], "either --share or"),
-    ],
-)
-def test_command_tells_what_cannot_be(
-    study: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = study.parent / "s.tsv"
-    assert run(["split", "--data", str(study), "--out", str(out), *options]) == USER_ERROR
-    assert message in capsys.readouterr().err and not out.exists()
-
-
-@pytest.mark.parametrize(
-    ("kind", "sides", "optional", "got"),
-    [
-        ("paper", ("train", "validation", "test"), ("more",), (6, 2, 4, 0)),
-        ("transfer", ("source", "target-train", "target-test"), ("source-test",), (5, 2, 3, 0)),
-    ],
-)
-def test_what_the_command_writes_can_be_taken(
-    study: Path, kind: str, sides: tuple[str, ...], optional: tuple[str, ...], got: tuple[int, ...]
-) -> None:
-    """An experiment takes a written split where it has the sides that it needs; else the sides are told."""
-    numbers = ("6", "2", "4") if kind == "paper" else ("5", "2", "3")
-    names = ("train", "validation", "test") if kind == "paper" else ("source", "train", "test")
-    options = [text for name, number in zip(names, numbers, strict=True) for text in (f"--{name}", number)]
-    out = study.parent / "s.tsv"
-    assert run(["split", "--data", str(study), "--out", str(out), "--kind", kind, *options]) == 0
-    subjects = [scan(f"sub-{i:02d}", age) for i, age in enumerate(ALBERTS)]
-    taken = read_split(out).taken(sides, optional, subjects)
-    assert tuple(len(taken.names(side)) for side in (*sides, *optional)) == got
-    with pytest.raises(NeonatalSegError, match=r"no scan on a side 'nowhere'.*another --kind"):
-        read_split(out).taken(("nowhere",), (), subjects)
-    with pytest.raises(NeonatalSegError, match="not among the 1 subjects"):
-        read_split(out).taken(sides, optional, subjects[:1])

@@ -17,7 +17,7 @@ import SimpleITK as sitk
 sys.path.insert(0, str(Path(__file__).resolve().parent / "slicer" / "stand_ins"))
 import slicer_scene
 from scripted_engine import HELLO
-from test_widget import REPLACED, WidgetCase
+from widget_case import REPLACED, WidgetCase
 
 from NeonatalSegLib.annotation.plan import BudgetSettings
 from NeonatalSegLib.annotation.planning import plan_slices
@@ -88,7 +88,7 @@ def add_candidate(keep: str = "everything") -> str:
     return store.add_version(build_network(TINY), TINY, find_model(), lineage).name
 
 
-class TuneCase(WidgetCase, unittest.TestCase):
+class TuneCase(WidgetCase):
     """The section unfolded, over a study of which three of eight slices are completed."""
 
     newborn: Phantom
