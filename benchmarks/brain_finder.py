@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from NeonatalSegLib.brain_finder.find import find_brain
-from NeonatalSegLib.brain_finder.heads import whole_head
+from NeonatalSegLib.brain_finder.heads import inside_skull, whole_head
 from NeonatalSegLib.brain_finder.pool import heads_of, newborns_of
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.preprocessing import RIM_MM, foreground
@@ -96,6 +96,21 @@ def cases(data: Path, newborns: list[str]) -> Iterator[tuple[str, sitk.Image, np
             yield f"{newborn.name} {modality} extracted", newborn.grid.image(extracted), newborn.brain, tissue
 
 
+def as_they_are(data: Path, newborns: list[str]) -> Iterator[tuple[str, sitk.Image, np.ndarray, np.ndarray]]:
+    """The same of all ALBERTs and age templates as their files are, those that trained the finder among them."""
+    labels = {p.name.split("_")[0]: p for p in (data / "alberts" / "derivatives").rglob("*_dseg.nii.gz")}
+    labels |= {p.name.split("_")[0]: p for p in (data / "templates").rglob("*_dseg.nii.gz")}
+    for name, file in sorted(labels.items()):
+        if newborns and name.removeprefix("sub-ALBERT") not in newborns:
+            continue
+        folder = data / "alberts" / name / "anat" if name.startswith("sub-") else file.parent
+        for modality in ("T1", "T2"):
+            image = sitk.ReadImage(str(folder / f"{name}_{modality}w.nii.gz"), sitk.sitkFloat32)
+            there = sitk.Resample(sitk.ReadImage(str(file)), image, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+            array = sitk.GetArrayFromImage(there)
+            yield f"{name} {modality} as it is", image, inside_skull(array), np.isin(array, TISSUES)
+
+
 def surface_distance_95(a: np.ndarray, b: np.ndarray, spacing_mm: float) -> float:
     from scipy import ndimage
 
@@ -111,12 +126,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--synthstrip", type=Path, help="synthstrip-1.pt of the package deepsurfer")
     parser.add_argument("--newborns", default="", help="such as 07,16; default: all that were held out")
+    parser.add_argument("--as-is", action="store_true", help="all ALBERTs and templates as their files are instead")
     options = parser.parse_args()
     finders: dict[str, Find] = {"ours": ours}
     if options.synthstrip:
         finders["SynthStrip"] = SynthStrip(options.synthstrip).distance
+    drawn = as_they_are if options.as_is else cases
     print("case\tfinder\tDSC\tHD95 mm\ttissue lost\tlost with the rim\tCPU s")
-    for name, image, inside, tissue in cases(options.data, [n for n in options.newborns.split(",") if n]):
+    for name, image, inside, tissue in drawn(options.data, [n for n in options.newborns.split(",") if n]):
         for finder, find in finders.items():
             started = time.process_time()
             away = find(image)
