@@ -43,4 +43,4 @@ def test_a_skull_costs_little_on_a_kept_out_newborn(data_folder: Path, inputs: s
     for shown in (scan, altered(scan, Alteration(head="skull"), seed=0)):
         found = segmenter.segment(shown, target=Grid.of(labels))
         scores.append(mean_dice_no_background(dice_per_class(sitk.GetArrayFromImage(found.label_map), truth)))
-    assert scores[1] > scores[0] - 0.07  # shells of a kind that the finder has not learned; a real head costs less
+    assert scores[1] > scores[0] - 0.03
