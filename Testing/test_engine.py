@@ -6,6 +6,7 @@ never returns, a full disk, noise on its output, a death. Nothing of the project
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -357,11 +358,13 @@ def test_parent_gone(end: str, tmp_path: Path, temporary_root: Path) -> None:
         stdout=subprocess.PIPE,
     )
     assert parent.stdout is not None and parent.stdin is not None
-    worker = psutil.Process(int(parent.stdout.readline()))
+    worker = []
+    with contextlib.suppress(psutil.NoSuchProcess):  # gone already
+        worker = [psutil.Process(int(parent.stdout.readline()))]
     if end != "exit":
         parent.kill()
     parent.wait(10)
-    alive = psutil.wait_procs([worker], timeout=10)[1]
+    alive = psutil.wait_procs(worker, timeout=10)[1]
     assert not alive, alive[0].status()
     assert list(temporary_root.iterdir()) == []
     parent.stdin.close()
