@@ -23,8 +23,6 @@ from NeonatalSegLib.experiments.robustness.alterations import Alteration, altere
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.preprocessing import RIM_MM, foreground
 
-NEEDS_WEIGHTS = pytest.mark.skipif(not find.weights_file().is_file(), reason="the brain finder is not trained yet")
-
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
     return 2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b))
@@ -67,7 +65,6 @@ def test_numpy_computes_what_torch_computes() -> None:
     assert np.abs(found - expected).max() < 1e-3 * np.abs(expected).max()
 
 
-@NEEDS_WEIGHTS
 @pytest.mark.parametrize("modality", ["t1", "t2"])
 @pytest.mark.parametrize("head", ["as-is", "skull"])
 def test_a_synthetic_newborn_is_found(newborn: Phantom, modality: str, head: str) -> None:
@@ -82,7 +79,6 @@ def test_a_synthetic_newborn_is_found(newborn: Phantom, modality: str, head: str
     assert found.volume_ml == pytest.approx(brain_volume_ml(found.distance_mm))
 
 
-@NEEDS_WEIGHTS
 def test_how_the_voxels_are_stored_does_not_matter(newborn: Phantom) -> None:
     plain = find_brain(newborn.t2)
     turned = find_brain(sitk.DICOMOrient(newborn.t2, "SLA"))
@@ -196,7 +192,6 @@ def test_training_goes_on_where_it_was_stopped(small_newborn: Newborn, tmp_path:
         assert all(np.array_equal(one[name], other[name]) for name in one.files)  # began there, and learned nothing
 
 
-@NEEDS_WEIGHTS
 def test_a_held_out_newborn_in_the_held_out_head(data_folder: Path) -> None:
     alberts, templates = data_folder / "alberts", data_folder / "templates"
     newborn = next(n for n in newborns_of(alberts, templates, held_out=True) if n.name == "07")

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from NeonatalSegLib.brain_finder import find
 from NeonatalSegLib.datasets.phantom import Phantom
 from NeonatalSegLib.evaluation.metrics import dice_per_class, mean_dice_no_background
 from NeonatalSegLib.experiments.robustness.alterations import Alteration, altered
@@ -68,7 +67,6 @@ def test_where_no_brain_is_found_all_stays_and_that_is_told() -> None:
     assert any("No brain was found" in text for text in prepared.warnings)
 
 
-@pytest.mark.skipif(not find.weights_file().is_file(), reason="the brain finder is not trained yet")
 def test_a_skull_costs_little_on_a_synthetic_newborn(newborn: Phantom) -> None:
     segmenter = Segmenter(device="cpu")
     truth = sitk.GetArrayFromImage(newborn.labels)

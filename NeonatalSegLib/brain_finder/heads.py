@@ -2,7 +2,7 @@
 
 No newborn's head with its skull on was there to learn from. So heads of a child and of adults, their own brain taken
 out, are warped until their skull fits a newborn's brain, with bone and scalp thinned and the face made small; others
-are drawn from ellipsoids and tubes. What comes out is a map of parts, which :mod:`.contrast` paints anew each time.
+are drawn from ellipsoids and tubes. What comes out is a map of parts, which :mod:`.painting` paints anew each time.
 
 Everything lies on one grid (:func:`head_grid`): along the patient's axes, its origin in the middle of the brain.
 """

@@ -51,7 +51,8 @@ def train(
     narrow = torch_precision(processor_features()) == "bf16"
     form = torch.contiguous_format if narrow else torch.channels_last_3d  # each the faster one, measured on one core
     if start is not None:
-        network.load_state_dict({name: torch.from_numpy(value).float() for name, value in np.load(start).items()})
+        with np.load(start) as weights:
+            network.load_state_dict({name: torch.from_numpy(weights[name]).float() for name in weights.files})
     network.to(memory_format=form)  # type: ignore[call-overload]  # torch knows it, its types do not
     optimizer = torch.optim.AdamW(network.parameters(), rate, weight_decay=1e-4)
     average.load_state_dict(network.state_dict())
