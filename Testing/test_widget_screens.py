@@ -16,9 +16,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "slicer" / "stand_ins"))
 import slicer_scene
-from scripted_engine import HELLO, ScriptedEngine
+from scripted_engine import HELLO
 from small_studies import make_study
 from test_mrml_logic import add_volume
+from widget_case import WidgetCase
 
 from NeonatalSegLib.models.registry import find_model
 from NeonatalSegLib.models.scores import Scores
@@ -32,15 +33,9 @@ KEYS = [tissue.key for tissue in PHYSIOLOGICAL]
 
 
 @unittest.skipIf(slicer_scene.in_slicer(), "photographed by hand in Slicer")
-class ScreenTest(unittest.TestCase):
+class ScreenTest(WidgetCase):
     def setUp(self) -> None:
-        import slicer_qt
-
-        slicer_qt.install()
-        self.scene = slicer_scene.new_scene()
-        self.engine = ScriptedEngine()
-        self.widget = slicer_qt.make_widget(lambda: self.engine)
-        self.addCleanup(self.widget.cleanup)
+        super().setUp()
         self.widget.parent.show()
         named = os.environ.get("NEONATALSEG_SCREENSHOTS")
         if named:
