@@ -17,7 +17,7 @@ from tiny_models import TINY, openvino, random_model
 from NeonatalSegLib.errors import Cancelled, NeonatalSegError
 from NeonatalSegLib.models.exported import export_model, read_export
 from NeonatalSegLib.models.registry import find_model
-from NeonatalSegLib.networks import openvino_engine, precision, torch_engine
+from NeonatalSegLib.networks import cpu_form, openvino_engine, precision, torch_engine
 from NeonatalSegLib.networks.choice import Facts, choose
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.networks.sliding_window import predict_windows, window_starts
@@ -139,7 +139,7 @@ def test_the_faster_form_for_cpus_is_the_same_network(bf16: bool, monkeypatch: p
     monkeypatch.setattr(torch_engine, "processor_features", lambda: {"avx2"} | ({"avx512_bf16"} if bf16 else set()))
     torch.manual_seed(3)
     plain = build_network(TINY).eval()
-    fast = torch_engine.faster_on_cpu(copy.deepcopy(plain), torch.device("cpu"))
+    fast = cpu_form.faster_on_cpu(copy.deepcopy(plain), torch.device("cpu"))
     norms = [m for m in fast.modules() if isinstance(m, torch.nn.GroupNorm)]
     assert bool(norms) != bf16
     assert list(fast.state_dict()) == list(plain.state_dict())
@@ -147,6 +147,54 @@ def test_the_faster_form_for_cpus_is_the_same_network(bf16: bool, monkeypatch: p
     with torch.no_grad():
         assert torch.allclose(fast(x), plain(x), atol=1e-4)
     assert torch_engine.best_precision(torch.device("cpu")) == ("bf16" if bf16 else "fp32")
+
+
+@pytest.mark.parametrize(
+    ("layer", "sizes"),
+    [
+        (torch.nn.Conv3d(8, 6, 3, padding=1), [(12, 10, 14), (7, 10, 14), (60, 60, 5)]),
+        (torch.nn.Conv3d(8, 6, 3, stride=2, padding=1), [(12, 10, 14), (9, 10, 14), (6, 4, 4)]),
+        (torch.nn.ConvTranspose3d(8, 6, 2, stride=2), [(6, 5, 7), (3, 5, 7)]),
+    ],
+)
+def test_a_convolution_in_two_halves_is_the_same(
+    layer: torch.nn.Module, sizes: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values and gradients, for even and odd numbers of planes, and for patches too large to need it."""
+    monkeypatch.setattr(torch_engine, "processor_features", lambda: {"avx2"})
+    plain = torch.nn.Sequential(layer)
+    fast = cpu_form.faster_on_cpu(copy.deepcopy(plain), torch.device("cpu"))
+    assert isinstance(fast[0], (cpu_form.HalvedConv, cpu_form.HalvedConvTranspose))
+    for size in sizes:
+        gradients = []
+        x = torch.randn(1, 8, *size, requires_grad=True)
+        weight = torch.randn(plain(x).shape)
+        for network in (plain, fast):
+            network.zero_grad()
+            x.grad = None
+            (network(x) * weight).sum().backward()
+            assert x.grad is not None
+            gradients.append([x.grad.clone(), *(p.grad for p in network.parameters())])
+        for a, b in zip(*gradients, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(plain(x), fast(x), rtol=1e-4, atol=1e-4)
+
+
+def test_the_faster_form_is_exported_for_windows_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fine-tuned network may be exported as it was trained: in no size do its halves show."""
+    from NeonatalSegLib.networks.openvino_engine import OpenVINOEngine
+    from NeonatalSegLib.networks.openvino_export import exported
+
+    monkeypatch.setattr(torch_engine, "processor_features", lambda: {"avx2"})
+    torch.manual_seed(4)
+    plain = build_network(TINY).eval()
+    fast = cpu_form.faster_on_cpu(copy.deepcopy(plain), torch.device("cpu"))
+    engine = OpenVINOEngine(*exported(fast, TINY), "fp32", threads=1)
+    for size in ((32, 32, 32), (48, 40, 64)):
+        window = np.random.default_rng(5).normal(size=(2, *size)).astype(np.float32)
+        expected, _ = TorchEngine(plain, precision="fp32").run(window, lambda _: None)
+        found, _ = engine.run(window, lambda _: None)
+        assert np.abs(found - expected).max() < 5e-3  # weights are exported in fp16
 
 
 @pytest.mark.parametrize("shape", [(50, 41, 30), (20, 33, 64), (96, 32, 33)])

@@ -135,16 +135,16 @@ def time_training(model: Model, threads: int, steps: int = 3) -> None:
     """Seconds of a training step (one patch) in bf16, fp32, and fp32 in the form that CPUs run fastest."""
     import torch
 
-    from NeonatalSegLib.networks import torch_engine
+    from NeonatalSegLib.networks import cpu_form, torch_engine
 
     torch.set_num_threads(threads)
-    real = torch_engine.best_precision
-    torch_engine.best_precision = lambda device: "fp32"  # the faster form is for fp32
-    fast = torch_engine.faster_on_cpu(model.load_network(), torch.device("cpu"))
-    torch_engine.best_precision = real
+    real = cpu_form.best_precision
+    cpu_form.best_precision = lambda device: "fp32"  # the faster form is for fp32
+    fast = cpu_form.faster_on_cpu(model.load_network(), torch.device("cpu"))
+    cpu_form.best_precision = real
     forms: dict[str, tuple[Any, str]] = {
         "fp32": (model.load_network(), "fp32"),
-        "fp32, group norm and channels last": (fast, "fp32"),
+        "fp32, in the faster form": (fast, "fp32"),
         "bf16": (model.load_network(), "bf16"),
     }
     x = torch.randn(1, 2, *model.network.patch)

@@ -25,10 +25,10 @@ from NeonatalSegLib.finetuning.pace import Pace
 from NeonatalSegLib.finetuning.settings import FineTuningSettings
 from NeonatalSegLib.finetuning.sparse_labels import SparseCase, central_part
 from NeonatalSegLib.finetuning.teacher import label_the_rest
+from NeonatalSegLib.networks.cpu_form import faster_on_cpu
 from NeonatalSegLib.networks.losses import DeepSupervisionLoss
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.networks.strategies import Selection, trainable_parameters
-from NeonatalSegLib.networks.torch_engine import faster_on_cpu
 from NeonatalSegLib.tissues import NUMBER_OF_CLASSES, PHYSIOLOGICAL, UNKNOWN
 
 SHARE_FOR_TRAINING = 0.9  # of the user's minutes; the rest prepares the scans and writes the model

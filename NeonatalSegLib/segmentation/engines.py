@@ -107,7 +107,8 @@ def _export(model: Model) -> tuple[Export | None, str, bool]:
 def _torch_engine(model: Model, device: str, threads: int | None) -> Engine:
     import torch
 
-    from NeonatalSegLib.networks.torch_engine import TorchEngine, faster_on_cpu
+    from NeonatalSegLib.networks.cpu_form import faster_on_cpu
+    from NeonatalSegLib.networks.torch_engine import TorchEngine
 
     if threads is not None:
         torch.set_num_threads(threads)

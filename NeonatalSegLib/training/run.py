@@ -30,8 +30,9 @@ from NeonatalSegLib.files.atomic import write_text
 from NeonatalSegLib.files.settings import read_object
 from NeonatalSegLib.models.bundle import Model, save_model
 from NeonatalSegLib.models.registry import find_model
+from NeonatalSegLib.networks.cpu_form import faster_on_cpu
 from NeonatalSegLib.networks.network import build_network
-from NeonatalSegLib.networks.torch_engine import best_precision, faster_on_cpu
+from NeonatalSegLib.networks.torch_engine import best_precision
 from NeonatalSegLib.training.callbacks import StopAfter, Stopwatch, TellProgress
 from NeonatalSegLib.training.patch_pool import pooled
 from NeonatalSegLib.training.patches import EpochSampler, PatchDataset, check_masks
