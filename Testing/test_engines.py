@@ -197,8 +197,10 @@ def test_the_faster_form_is_exported_for_windows_of_any_size(monkeypatch: pytest
         assert np.abs(found - expected).max() < 5e-3  # weights are exported in fp16
 
 
-@pytest.mark.parametrize("shape", [(50, 41, 30), (20, 33, 64), (96, 32, 33)])
+@pytest.mark.parametrize("shape", [(48, 64, 30), (20, 32, 64), (96, 25, 80)])
 def test_windows_are_those_of_monai(shape: tuple[int, int, int]) -> None:
+    """Where its windows are evenly spaced."""
+
     class Smooth:
         """Depends on where a window lies: a mean over it, and each voxel."""
 
@@ -208,7 +210,7 @@ def test_windows_are_those_of_monai(shape: tuple[int, int, int]) -> None:
             return np.stack([window[0] + window.mean(), window[1] * 2]), None
 
     image = np.random.default_rng(1).normal(size=(2, *shape)).astype(np.float32)
-    found, _ = predict_windows(Smooth(), image, (32, 32, 32), 8)
+    found, _ = predict_windows(Smooth(), image, (32, 32, 32), 8, overlap=0.5)
 
     def network(x: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(Smooth().run(x[0].numpy(), None)[0])[None]
@@ -221,12 +223,15 @@ def test_windows_are_those_of_monai(shape: tuple[int, int, int]) -> None:
     assert np.abs(found - expected).max() < 1e-4
 
 
-def test_windows_cover_everything() -> None:
-    for size in (1, 31, 32, 33, 63, 64, 65, 150):
-        starts = window_starts(size, 32, 0.5)
-        covered = {n for s in starts for n in range(s, s + 32)}
-        assert set(range(size)) <= covered and starts == sorted(set(starts))
-        assert starts[-1] == max(0, size - 32)
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5])
+def test_windows_cover_everything_evenly_and_are_few(overlap: float) -> None:
+    for size in (1, 31, 32, 33, 56, 57, 63, 64, 65, 150):
+        starts = window_starts(size, 32, overlap)
+        assert starts[0] == 0 and starts[-1] == max(0, size - 32)
+        steps = np.diff(starts)
+        assert (steps <= 32 * (1 - overlap) + 0.5).all()  # half a voxel of rounding
+        assert np.ptp(steps) <= 1 if len(steps) else size <= 32
+        assert (len(starts) - 2) * 32 * (1 - overlap) < max(size - 32, 1)  # with one less they would be too far apart
 
 
 @pytest.mark.slow
