@@ -169,10 +169,27 @@ def test_the_teacher_fills_what_nobody_annotated_where_it_is_certain() -> None:
     labels[4] = 1
     case = SparseCase("a", image, labels, np.full(labels.shape, UNKNOWN, np.uint8))
     for _ in range(2):  # what it said before is replaced, and still no annotation
-        label_the_rest(case, ByBrightness().eval(), SHAPE, 0.8, torch.device("cpu"))
+        label_the_rest(case, ByBrightness().eval(), SHAPE, 0.8, (), torch.device("cpu"))
         assert (case.labels[4] == 1).all()
         rest = np.delete(case.labels, 4, axis=0)
         assert (rest[:, :8] == TAUGHT + 3).all() and (rest[:, 8:] == UNKNOWN).all()
+
+
+def test_the_teacher_tells_no_more_apart_than_the_annotation() -> None:
+    """A class that the loss has merged into another would be an impossible one, at a loss without bounds."""
+    image = np.zeros((2, 16, 16, 16), np.float32)
+    image[1] = 5.0
+    image[1, :, 8:] = 0.1  # 3 or 1, neither certain, together certain
+    labels = np.full(image.shape[1:], UNKNOWN, np.uint8)
+    case = SparseCase("a", image, labels, np.full(labels.shape, UNKNOWN, np.uint8))
+    groups = ((1, 3),)
+    network = ByBrightness().eval()
+    label_the_rest(case, network, SHAPE, 0.8, groups, torch.device("cpu"))
+    assert (case.labels == TAUGHT + 1).all()
+    taught = torch.from_numpy(case.labels)[None].long()
+    batch = Batch(torch.from_numpy(image)[None], taught, [groups], [False])
+    loss = loss_of_batch(network, network, DeepSupervisionLoss(), batch, FineTuningSettings(teacher=0.5))
+    assert loss < 1.0
 
 
 def one_batch(labels: torch.Tensor, rehearsed: bool) -> Batch:

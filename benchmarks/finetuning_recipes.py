@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
-from NeonatalSegLib.annotation.plan import BudgetSettings
+from NeonatalSegLib.annotation.plan import BudgetSettings, PlannedSlice
 from NeonatalSegLib.annotation.planning import plan_slices
 from NeonatalSegLib.datasets.cache import prepare_phantom
 from NeonatalSegLib.evaluation.metrics import dice_per_class
@@ -41,20 +42,23 @@ from NeonatalSegLib.finetuning.sparse_labels import SparseCase, central_part
 from NeonatalSegLib.models.bundle import Model
 from NeonatalSegLib.models.registry import find_model
 from NeonatalSegLib.networks.cpu_form import faster_on_cpu
+from NeonatalSegLib.networks.network import NetworkSettings
 from NeonatalSegLib.networks.openvino_engine import OpenVINOEngine
 from NeonatalSegLib.networks.openvino_export import exported
 from NeonatalSegLib.networks.sliding_window import Engine, predict_windows
 from NeonatalSegLib.scans.labels import read_labels
 from NeonatalSegLib.scans.preprocessing import labels_on, prepare
 from NeonatalSegLib.scans.scan import load_scan
-from NeonatalSegLib.segmentation.segmenter import Segmenter
+from NeonatalSegLib.scans.way_back import most_probable
+from NeonatalSegLib.segmentation.segmenter import Segmenter, entropy
 from NeonatalSegLib.tissues import UNKNOWN
 
 WINDOW = 96  # voxels each way, of a test
 CPU = torch.device("cpu")
 MIXES = (0.4, 0.7, 1.0)
 SOURCES = ("sub-ALBERT07", "sub-ALBERT16", "sub-ALBERT17")
-FETAL_MERGED = ((2, 9), (0, 4))  # its labels have neither hippocampus nor the rest of the head
+MERGED = {"fetal": ((2, 9), (0, 4)), "contrast": ()}  # the atlas has neither hippocampus nor the rest of the head
+ROUNDS = 3  # of annotation and fine-tuning, in the recipe of that name
 SMALL = {"patch": (48, 48, 48)}
 RECIPES: dict[str, dict[str, Any]] = {
     "plain": {**SMALL, "steps": 120},
@@ -65,6 +69,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "long-both": {**SMALL, "steps": 300, "teacher": 0.5, "distil": True},
     "long-fast": {**SMALL, "steps": 300, "learning_rate": 1.5e-3},
     "longest": {**SMALL, "steps": 600},
+    "wide": {"patch": (64, 64, 64), "steps": 150},
+    "rounds": {**SMALL, "steps": 100},
 }
 FIRST_CELLS = [("fetal", "long", 10, 0), ("fetal", "long", 100, 0), ("fetal", "long-teacher", 10, 0)]
 
@@ -125,48 +131,72 @@ class Bench:
         others = [n for n in names if n != annotated]
         tested = [others[i] for i in np.random.default_rng(seed).permutation(len(others))[:2]]
         own = SOURCES[seed % 3] if domain == "fetal" else next(n for n in SOURCES if n != annotated)
-        merged = FETAL_MERGED if domain == "fetal" else ()
-        settings = FineTuningSettings.from_json({**RECIPES[recipe], "seed": seed, "merged": merged, "judge_every": 0})
-        budget = BudgetSettings(
-            amount=percent, unit="percent", per="scan", axis="axial" if percent >= 100 else "mixed",
-            selection="equidistant", extent="brain", seed=seed,
-        )  # fmt: skip
-        plan = plan_slices([to_plan(scans[annotated])], budget)
-        case = reveal(scans[annotated], plan.slices, settings.held_out, seed)
-        began = time.perf_counter()
-        run = FineTuningRun(
-            self.old, self.shape, [case], settings, rehearsal=self.phantoms, before=None, device=CPU, report=tell,
-            should_stop=lambda: False,
-        )  # fmt: skip
-        new, _ = run.train()
-        seconds = time.perf_counter() - began
-        (self.out / "weights").mkdir(exist_ok=True)
-        torch.save(new.state_dict(), self.out / "weights" / f"{domain}-{recipe}-{percent:g}-{seed}.pt")
-        nobody = np.where((case.labels == UNKNOWN) & (case.held_out == UNKNOWN), scans[annotated].labels, UNKNOWN)
-        rest = part_of_brain(scans[annotated], nobody.astype(np.uint8))
+        settings = FineTuningSettings.from_json(
+            {**RECIPES[recipe], "seed": seed, "merged": MERGED[domain], "judge_every": 0}
+        )
+        rounds = ROUNDS if recipe.startswith("rounds") else 1
+        chosen: list[PlannedSlice] = []
+        new, seconds, rows = self.old, 0.0, []
+        for number in range(1, rounds + 1):
+            budget = BudgetSettings(
+                amount=percent / rounds, unit="percent", per="scan", axis="axial" if percent >= 100 else "mixed",
+                selection="equidistant" if number == 1 else "uncertainty", extent="brain", seed=seed,
+                exclude=tuple(s.key for s in chosen),
+            )  # fmt: skip
+            seen = scans[annotated] if number == 1 else seen_by(new, scans[annotated], self.shape)
+            chosen += plan_slices([to_plan(seen)], budget).slices
+            case = reveal(scans[annotated], chosen, settings.held_out, seed)
+            began = time.perf_counter()
+            run = FineTuningRun(
+                new, self.shape, [case], settings, rehearsal=self.phantoms, before=None, device=CPU, report=tell,
+                should_stop=lambda: False,
+            )  # fmt: skip
+            new, _ = run.train()
+            seconds += time.perf_counter() - began
+            (self.out / "weights").mkdir(exist_ok=True)
+            torch.save(new.state_dict(), self.out / "weights" / f"{domain}-{recipe}-{percent:g}-{seed}-{number}.pt")
+            common = {
+                "domain": domain, "recipe": recipe, "percent": percent, "seed": seed, "round": number,
+                "slices": len(chosen), "annotated": annotated, "seconds": round(seconds),
+            }  # fmt: skip
+            mixes = (0.0, *MIXES) if number == rounds else (MIXES[-1],)
+            rows += [{**common, **row} for row in self.tested(domain, case, new, mixes, tested, own)]
+        return rows
+
+    def tested(
+        self, domain: str, case: SparseCase, new: nn.Module, mixes: tuple[float, ...], others: list[str], own: str
+    ) -> list[dict[str, Any]]:
+        """What each mix of old and new weights is worth: on the annotated scan, on others, on the model's own kind."""
+        annotated, merged = self.domain(domain)[case.name], MERGED[domain]
+        nobody = np.where((case.labels == UNKNOWN) & (case.held_out == UNKNOWN), annotated.labels, UNKNOWN)
+        rest = part_of_brain(annotated, nobody.astype(np.uint8))
         guard = painted_guard(self.old, self.shape, case, self.phantoms[-1], CPU)
         assert guard is not None
+        few = np.mean(rest.held_out == UNKNOWN) < 0.5
         rows = []
-        for mix in (0.0, *MIXES):
+        for mix in mixes:
             network = mixed(self.old, new, mix)
-            print(time.strftime("%H:%M:%S"), "mix", mix, flush=True)
-            row: dict[str, Any] = {
-                "domain": domain, "recipe": recipe, "percent": percent, "seed": seed, "mix": mix,
-                "slices": len(plan.slices), "annotated": annotated, "seconds": round(seconds),
-            }  # fmt: skip
+            row: dict[str, Any] = {"mix": mix}
             # All slices held out are a fifth of the scan: too long to judge.
-            row["held_out"] = score_of(evaluate(network, self.shape, [case], merged)) if percent < 100 else ""
+            row["held_out"] = score_of(evaluate(network, self.shape, [case], merged)) if few else ""
             engine = OpenVINOEngine(*exported(network, self.shape), "fp32", threads=1)
-            for n, name in enumerate(tested):
+            for n, name in enumerate(others):
                 row[f"test{n}"] = one_window(engine, self.window(domain, name), merged)
-            row["target"] = float(np.mean([row[f"test{n}"] for n in range(len(tested))]))
-            row["rest"] = one_window(engine, rest, merged) if percent < 100 else ""
+            row["target"] = float(np.mean([row[f"test{n}"] for n in range(len(others))]))
+            row["rest"] = one_window(engine, rest, merged) if few else ""
             row["source"] = one_window(engine, self.source(own), ())
             row["agreement"] = agreement(network, guard, self.shape, CPU)
             row["kept"] = kept(row["agreement"])
             rows.append(row)
             print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
         return rows
+
+
+def seen_by(network: nn.Module, scan: DomainScan, shape: NetworkSettings) -> DomainScan:
+    """The scan with what a network makes of it, to choose the next slices by."""
+    engine = OpenVINOEngine(*exported(network, shape), "fp32", threads=1)
+    found, _ = predict_windows(engine, np.asarray(scan.image, np.float32), shape.patch, shape.stride)
+    return replace(scan, prediction=most_probable(found), uncertainty=entropy(found, axis=0))
 
 
 def part_of_brain(scan: DomainScan, judged: np.ndarray) -> SparseCase:

@@ -264,7 +264,7 @@ class FineTuningRun:
         if self.settings.teacher and due:
             batches.settle()
             for case in self.cases:
-                label_the_rest(case, mean, self.shape, self.settings.certain, self.device)
+                label_the_rest(case, mean, self.shape, self.settings.certain, self.settings.merged, self.device)
 
     def choose(
         self, new: nn.Module, before: np.ndarray, source_before: float | None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import nn
@@ -16,7 +18,12 @@ TEACHER_OVERLAP = 0.1  # of its windows: two passes over each annotated scan are
 
 
 def label_the_rest(
-    case: SparseCase, teacher: nn.Module, shape: NetworkSettings, certain: float, device: torch.device
+    case: SparseCase,
+    teacher: nn.Module,
+    shape: NetworkSettings,
+    certain: float,
+    merged: Sequence[Sequence[int]],
+    device: torch.device,
 ) -> None:
     """Write the teacher's labels into ``case.labels`` where nobody annotated and it is certain.
 
@@ -24,9 +31,15 @@ def label_the_rest(
 
     Args:
         certain: least probability of the most probable class.
+        merged: groups of classes that the annotation does not tell apart: certain is that it is one of them, and the
+            first is written for all, as in the annotation.
     """
     image = torch.from_numpy(np.asarray(case.image, np.float32)).to(device)
-    probability, label = predict_windows(teacher, image, shape, overlap=TEACHER_OVERLAP).max(0)
+    probabilities = predict_windows(teacher, image, shape, overlap=TEACHER_OVERLAP)
+    for first, *others in merged:
+        probabilities[first] += probabilities[others].sum(0)
+        probabilities[others] = 0
+    probability, label = probabilities.max(0)
     found = np.where(probability.cpu().numpy() >= certain, label.cpu().numpy() + TAUGHT, UNKNOWN)
     free = case.labels >= TAUGHT
     case.labels[free] = found[free].astype(np.uint8)
