@@ -12,6 +12,7 @@ import pytest
 
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.experiments.runs import run_jobs
+from NeonatalSegLib.training.settings import TrainingSettings
 
 
 def square(job: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -66,6 +67,25 @@ def test_another_configuration_or_job_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NeonatalSegError, match="cannot be called"):
         run_jobs(square, {"../x": {"n": 3}}, tmp_path, config={"steps": 1}, report=lambda _: None)
     assert times_run(tmp_path, "a") == 1
+
+
+def test_a_folder_from_before_a_setting_came_into_being_goes_on(tmp_path: Path) -> None:
+    """In its configuration and in its jobs; another value than the setting's default is another run all the same."""
+    today = json.loads(json.dumps(TrainingSettings().to_json()))
+    before = {name: value for name, value in today.items() if name not in ("compiled", "pool_uses")}
+    other = {**today, "compiled": True}
+
+    def run(job: dict[str, Any], config: dict[str, Any]) -> None:
+        jobs = {"a": {"n": 2, "training": job}}
+        run_jobs(square, jobs, tmp_path, config={"training": config}, report=lambda _: None)
+
+    run(before, before)
+    run(today, today)
+    assert times_run(tmp_path, "a") == 1
+    with pytest.raises(NeonatalSegError, match=r"another configuration \(it differs in: training\)"):
+        run(today, other)
+    with pytest.raises(NeonatalSegError, match=r"another job \(it differs in: training\)"):
+        run(other, today)
 
 
 def test_dask_processes_give_the_same_results(tmp_path: Path) -> None:

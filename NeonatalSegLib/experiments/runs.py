@@ -138,12 +138,26 @@ def _claim(file: Path, data: Mapping[str, Any], what: str) -> None:
     if not file.exists():
         _write(file, wanted)
         return
-    found = read_object(file, "description of runs", nan=True)
+    found = _in_todays_settings(read_object(file, "description of runs", nan=True), wanted)
     if found != wanted:
         differing = sorted(k for k in {**found, **wanted} if found.get(k) != wanted.get(k))
         raise NeonatalSegError(
             f"{file.parent} holds {what} (it differs in: {', '.join(differing)}): choose a new folder, or remove it."
         )
+
+
+def _in_todays_settings(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a folder says, with the settings of a training that came into being after it: they had their defaults."""
+    old, new = found.get("training"), wanted.get("training")
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return found
+    from NeonatalSegLib.training.settings import TrainingSettings
+
+    try:
+        known = TrainingSettings.from_json({"validate_every": old.get("epochs", 1), **old}).to_json()
+    except NeonatalSegError:  # it has settings that are no more
+        return found
+    return {**found, "training": {k: v for k, v in json.loads(json.dumps(known)).items() if k in new}}
 
 
 def _write(file: Path, data: Any) -> None:
