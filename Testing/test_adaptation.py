@@ -282,10 +282,10 @@ def test_a_new_model_that_forgets_is_held_back(network: torch.nn.Module) -> None
     learned = run_finetuning(network, TINY, [whole("old")], FineTuningSettings(**{**strong, "steps": 250})).network
     case = sliced()
     inverted = SparseCase("new", -case.image, case.labels, case.held_out)
-    settings = FineTuningSettings(**{**strong, "steps": 100, "mixes": (0.02, 1.0)})
+    settings = FineTuningSettings(**{**strong, "steps": 100, "mixes": (0.005, 1.0)})
     free = run_finetuning(learned, TINY, [inverted], settings)
     guarded = run_finetuning(learned, TINY, [inverted], settings, rehearsal=[whole("old"), whole("guard", seed=1)])
-    assert free.mix == 1.0 and guarded.mix == 0.02
+    assert free.mix == 1.0 and guarded.mix == 0.005
     assert guarded.source_before is not None and guarded.source_after is not None
     assert guarded.source_after > guarded.source_before - 0.01
 
@@ -332,6 +332,18 @@ def test_few_slices_are_all_learned_from_and_that_is_told(network: torch.nn.Modu
     assert np.isnan(done.before).all() and np.isnan(done.after).all()
     assert "not evaluated" in done.warnings[0]
     assert all(held is None for _, _, held in done.history)
+
+
+def test_of_many_mixes_the_largest_that_may_be_taken_are_judged(network: torch.nn.Module) -> None:
+    told: list[tuple[int, int]] = []
+
+    def report(stage: str, _: float, facts: Mapping[str, Any]) -> None:
+        if stage == "choose" and facts:
+            told.append((facts["mix"], facts["mixes"]))
+
+    settings = FineTuningSettings(**{**vars(QUICK), "mixes": (0.5, 0.1, 0.4, 0.2, 0.3)})
+    done = run_finetuning(network, TINY, [sliced()], settings, report=report)
+    assert told == [(1, 3), (2, 3), (3, 3)] and done.mix in (0.3, 0.4, 0.5)
 
 
 def test_one_class_teaches_nothing(network: torch.nn.Module) -> None:

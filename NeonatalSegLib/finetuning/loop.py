@@ -36,6 +36,7 @@ TEACH_FROM, TEACH_EVERY = (
     0.5,
     0.25,
 )  # shares of the training: before the half the teacher knows no more than the old model
+MOST_JUDGED = 3  # mixes of old and new weights, on the held-out slices
 SOURCE_TOLERANCE = 0.01  # mean DSC that a new model may lose on the case that guards the old domain
 
 
@@ -242,7 +243,7 @@ class FineTuningRun:
     def report_step(self, pace: Pace) -> None:
         """Tell of the step that was just done."""
         step, loss, held = self.history[-1]
-        left = self.scoring_seconds * len(self.settings.mixes)
+        left = self.scoring_seconds * min(MOST_JUDGED, len(self.settings.mixes))
         facts = {"step": step, "steps": pace.steps, "loss": loss, "held_out_dsc": held, "choosing_seconds": left}
         self.report_stage("train", 0.05 + 0.85 * pace.share, **facts)
 
@@ -251,7 +252,7 @@ class FineTuningRun:
         if self.settings.minutes is None:
             return None
         gone = time.perf_counter() - self.started
-        return SHARE_FOR_TRAINING * 60 * self.settings.minutes - gone - self.scoring_seconds * len(self.settings.mixes)
+        return SHARE_FOR_TRAINING * 60 * self.settings.minutes - gone - self.scoring_seconds * MOST_JUDGED
 
     def judge(self, pace: Pace, mean: nn.Module) -> float | None:
         """Mean DSC on the held-out slices, where it is time for it."""
@@ -271,34 +272,51 @@ class FineTuningRun:
     ) -> tuple[nn.Module, float, np.ndarray, float | None]:
         """Mix old and new weights: the best on the held-out slices that keeps the old domain within its tolerance."""
         mixes = (1.0,) if self.settings.strategy == "scratch" else self.settings.mixes
+        candidates = self.worth_judging(new, mixes, source_before)
         if not self.evaluated:
-            mix = sorted(mixes)[(len(mixes) - 1) // 2 + (len(mixes) > 1)]
+            safe, mix, guard, network = candidates[len(candidates) // 2]
             self.warnings.append(
                 "Too few slices to hold any out: the new model was not evaluated, and its weights are a mix of "
                 f"{100 * mix:.0f} % new and {100 - 100 * mix:.0f} % old."
             )
-            network = mixed(self.old, new, mix)
-            return network, mix, np.full(NUMBER_OF_CLASSES, np.nan), self.evaluate_guard(network)
+            self.warn_of_forgetting(safe)
+            return network, mix, np.full(NUMBER_OF_CLASSES, np.nan), guard
         tried = []
-        for number, mix in enumerate(mixes):
-            left = self.scoring_seconds * (len(mixes) - number)
-            self.report_stage(
-                "choose", 0.92 + 0.07 * number / len(mixes), mix=number + 1, mixes=len(mixes), choosing_seconds=left
-            )
-            network = mixed(self.old, new, mix)
-            score, guard = self.evaluate(network), self.evaluate_guard(network)
-            lost = None if guard is None or source_before is None else source_before - guard
-            forgets = self.settings.keep == "everything" and lost is not None and lost > SOURCE_TOLERANCE
-            tried.append(Tried(not forgets, score_of(score), mix, score, guard, network))
+        for number, (safe, mix, guard, network) in enumerate(candidates):
+            left = self.scoring_seconds * (len(candidates) - number)
+            facts = {"mix": number + 1, "mixes": len(candidates), "choosing_seconds": left}
+            self.report_stage("choose", 0.92 + 0.07 * number / len(candidates), **facts)
+            score = self.evaluate(network)
+            tried.append(Tried(safe, score_of(score), mix, score, guard, network))
         best = best_mix(tried)
         if best.score < score_of(before):
             self.warnings.append("The new model is worse than the old one on the held-out slices: discard it.")
-        if not any(entry.safe for entry in tried):
+        self.warn_of_forgetting(best.safe)
+        return best.network, best.mix, best.per_class, best.guard
+
+    def warn_of_forgetting(self, safe: bool) -> None:
+        if not safe:
             self.warnings.append(
                 f"The new model is estimated to lose more than {SOURCE_TOLERANCE} of mean DSC on scans like those of "
                 "its first training, at every mix that was tried."
             )
-        return best.network, best.mix, best.per_class, best.guard
+
+    def worth_judging(
+        self, new: nn.Module, mixes: Sequence[float], source_before: float | None
+    ) -> list[tuple[bool, float, float | None, nn.Module]]:
+        """(safe, mix, guard, network) of the largest mixes that keep the old domain; where none does, of the safest.
+
+        The guard costs a small part of a judgement on held-out slices, so that it goes first.
+        """
+        found = []
+        for mix in sorted(mixes):
+            network = mixed(self.old, new, mix)
+            guard = self.evaluate_guard(network)
+            lost = None if guard is None or source_before is None else source_before - guard
+            forgets = self.settings.keep == "everything" and lost is not None and lost > SOURCE_TOLERANCE
+            found.append((not forgets, mix, guard, network))
+        safe = [entry for entry in found if entry[0]]
+        return safe[-MOST_JUDGED:] or [max(found, key=lambda entry: entry[2] or 0.0)]
 
     def evaluate(self, network: nn.Module) -> np.ndarray:
         """DSC [10] on the held-out slices of all cases together."""
