@@ -28,8 +28,8 @@ class Recipe(NamedTuple):
     mixes: tuple[float, ...]
 
 
-# 300 steps at this rate take 10 % of a scan's slices nearly as far as all of them, and cost newborns of the model's kind
-# 0.03 to 0.12 of mean DSC when all of the new weights are taken (docs/label-budget.md): so a mix is looked for.
+# 300 steps at this rate take 10 % of a scan's slices most of the way that all of them go. All of the new weights cost
+# newborns of the model's own kind 0.06 to 0.12 of mean DSC (docs/label-budget.md): so a mix is looked for.
 RECIPES = {
     "everything": Recipe(300, (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)),
     "scanner": Recipe(300, (0.4, 0.7, 1.0)),
