@@ -12,7 +12,9 @@ CUT_SHARE = 0.01  # of the border faces showing brain: above it the field of vie
 
 def age_warning(given: float | None, predicted: float | None) -> list[str]:
     """A warning where the age given and the age that the model tells (weeks) are more than two weeks apart."""
-    if given is None or predicted is None or abs(given - predicted) <= MAX_AGE_GAP_WEEKS:
+    if given is None or predicted is None:
+        return []
+    if round(abs(given - predicted), 1) <= MAX_AGE_GAP_WEEKS:  # as it is shown: 42.0 and 39.99 are not "more than 2"
         return []
     text = (
         f"The age given is {given:.1f} weeks, but the model estimates {predicted:.1f} weeks: more than "
