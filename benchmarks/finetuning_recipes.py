@@ -34,9 +34,10 @@ from NeonatalSegLib.experiments.annotator.domains import (
 )
 from NeonatalSegLib.experiments.annotator.simulation import reveal, to_plan
 from NeonatalSegLib.finetuning.guard import agreement, kept, painted_guard
-from NeonatalSegLib.finetuning.loop import FineTuningRun
+from NeonatalSegLib.finetuning.loop import SOURCE_TOLERANCE, FineTuningRun
 from NeonatalSegLib.finetuning.mixing import evaluate, mixed, score_of
 from NeonatalSegLib.finetuning.run import PHANTOMS, fully_labelled
+from NeonatalSegLib.finetuning.settings import RECIPES as PROMISED
 from NeonatalSegLib.finetuning.settings import FineTuningSettings
 from NeonatalSegLib.finetuning.sparse_labels import SparseCase, central_part
 from NeonatalSegLib.models.bundle import Model
@@ -58,6 +59,7 @@ CPU = torch.device("cpu")
 MIXES = (0.4, 0.7, 1.0)
 SOURCES = ("sub-ALBERT07", "sub-ALBERT16", "sub-ALBERT17")
 MERGED = {"fetal": ((2, 9), (0, 4)), "contrast": ()}  # the atlas has neither hippocampus nor the rest of the head
+FOR_EVERYTHING = PROMISED["everything"]
 ROUNDS = 3  # of annotation and fine-tuning, in the recipe of that name
 SMALL = {"patch": (48, 48, 48)}
 RECIPES: dict[str, dict[str, Any]] = {
@@ -173,10 +175,11 @@ class Bench:
         guard = painted_guard(self.old, self.shape, case, self.phantoms[-1], CPU)
         assert guard is not None
         few = np.mean(rest.held_out == UNKNOWN) < 0.5
+        allowed = self.allowed(new, guard)
         rows = []
-        for mix in mixes:
+        for mix in sorted({*mixes, allowed} if 0.0 in mixes else mixes):
             network = mixed(self.old, new, mix)
-            row: dict[str, Any] = {"mix": mix}
+            row: dict[str, Any] = {"mix": mix, "for_everything": mix == allowed}
             # All slices held out are a fifth of the scan: too long to judge.
             row["held_out"] = score_of(evaluate(network, self.shape, [case], merged)) if few else ""
             engine = OpenVINOEngine(*exported(network, self.shape), "fp32", threads=1)
@@ -190,6 +193,12 @@ class Bench:
             rows.append(row)
             print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
         return rows
+
+    def allowed(self, new: nn.Module, guard: SparseCase) -> float:
+        """The mix that a fine-tuning "for everything" would take: the largest that the guard allows, or the least."""
+        shares = FOR_EVERYTHING.mixes
+        lost = [1 - kept(agreement(mixed(self.old, new, share), guard, self.shape, CPU)) for share in shares]
+        return max([a for a, one in zip(shares, lost, strict=True) if one <= SOURCE_TOLERANCE] or [min(shares)])
 
 
 def seen_by(network: nn.Module, scan: DomainScan, shape: NetworkSettings) -> DomainScan:

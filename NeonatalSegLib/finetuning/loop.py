@@ -37,6 +37,10 @@ TEACH_FROM, TEACH_EVERY = (
     0.25,
 )  # shares of the training: before the half the teacher knows no more than the old model
 MOST_JUDGED = 3  # mixes of old and new weights, on the held-out slices
+UNGUARDED = (
+    "What the new model loses on scans like those of its first training could not be estimated: compare both models on "
+    "such scans before you use it for them."
+)
 SOURCE_TOLERANCE = 0.01  # mean DSC that a new model may lose on the case that guards the old domain
 
 
@@ -306,7 +310,8 @@ class FineTuningRun:
     ) -> list[tuple[bool, float, float | None, nn.Module]]:
         """(safe, mix, guard, network) of the largest mixes that keep the old domain; where none does, of the safest.
 
-        The guard costs a small part of a judgement on held-out slices, so that it goes first.
+        The guard costs a small part of a judgement on held-out slices, so that it goes first. Without a guard nobody
+        knows which mixes keep it: the smallest are taken, where it is to be kept.
         """
         found = []
         for mix in sorted(mixes):
@@ -315,6 +320,9 @@ class FineTuningRun:
             lost = None if guard is None or source_before is None else source_before - guard
             forgets = self.settings.keep == "everything" and lost is not None and lost > SOURCE_TOLERANCE
             found.append((not forgets, mix, guard, network))
+        if self.guard is None and self.settings.keep == "everything":
+            self.warnings.append(UNGUARDED)
+            return found[:MOST_JUDGED]
         safe = [entry for entry in found if entry[0]]
         return safe[-MOST_JUDGED:] or [max(found, key=lambda entry: entry[2] or 0.0)]
 

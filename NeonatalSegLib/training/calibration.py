@@ -17,7 +17,7 @@ import numpy as np
 from NeonatalSegLib.datasets.cache import CachedSubject, read_cache
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.models.bundle import Model
-from NeonatalSegLib.networks.sliding_window import window_starts
+from NeonatalSegLib.networks.sliding_window import OVERLAP, window_starts
 from NeonatalSegLib.training.settings import TrainingSettings
 
 WINDOWS = 20
@@ -72,7 +72,9 @@ def _seen(subjects: Sequence[CachedSubject], window: Sequence[int], number: int)
         image = np.array(subject.image(), np.float32)
         if (channel := next(absent)) is not None:
             image[channel] = 0
-        starts = [int(random.choice(window_starts(n, w, 0.5))) for n, w in zip(image.shape[1:], window, strict=True)]
+        starts = [
+            int(random.choice(window_starts(n, w, OVERLAP))) for n, w in zip(image.shape[1:], window, strict=True)
+        ]
         part = image[(slice(None),) + tuple(slice(s, s + w) for s, w in zip(starts, window, strict=True))]
         room = [w - n for n, w in zip(part.shape[1:], window, strict=True)]
         out.append(np.pad(part, [(0, 0)] + [(n // 2, n - n // 2) for n in room], mode="edge"))
