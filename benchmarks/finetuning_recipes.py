@@ -74,6 +74,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "wide": {"patch": (64, 64, 64), "steps": 150},
     "rounds": {**SMALL, "steps": 100},
 }
+RECIPES |= {  # the defaults, and slices chosen in other ways
+    f"long-fast-{choice}": RECIPES["long-fast"] for choice in ("uncertainty", "foreground-random", "random")
+}
 FIRST_CELLS = [("fetal", "long", 10, 0), ("fetal", "long", 100, 0), ("fetal", "long-teacher", 10, 0)]
 
 
@@ -137,12 +140,13 @@ class Bench:
             {**RECIPES[recipe], "seed": seed, "merged": MERGED[domain], "judge_every": 0}
         )
         rounds = ROUNDS if recipe.startswith("rounds") else 1
+        first = recipe.removeprefix("long-fast-") if recipe.startswith("long-fast-") else "equidistant"
         chosen: list[PlannedSlice] = []
         new, seconds, rows = self.old, 0.0, []
         for number in range(1, rounds + 1):
             budget = BudgetSettings(
                 amount=percent / rounds, unit="percent", per="scan", axis="axial" if percent >= 100 else "mixed",
-                selection="equidistant" if number == 1 else "uncertainty", extent="brain", seed=seed,
+                selection=first if number == 1 else "uncertainty", extent="brain", seed=seed,
                 exclude=tuple(s.key for s in chosen),
             )  # fmt: skip
             seen = scans[annotated] if number == 1 else seen_by(new, scans[annotated], self.shape)
