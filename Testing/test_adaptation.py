@@ -11,8 +11,8 @@ import torch
 
 from NeonatalSegLib.augmentation.transforms import AugmentationSettings
 from NeonatalSegLib.errors import Cancelled, NeonatalSegError
-from NeonatalSegLib.finetuning.loop import run_finetuning
-from NeonatalSegLib.finetuning.mixing import Tried, best_mix, evaluate, mean_tissue_dsc, mixed
+from NeonatalSegLib.finetuning.loop import FineTuningRun, run_finetuning
+from NeonatalSegLib.finetuning.mixing import Tried, best_mix, evaluate, mean_tissue_dsc, mixed, score_of
 from NeonatalSegLib.finetuning.settings import FineTuningSettings
 from NeonatalSegLib.finetuning.sparse_labels import SparseCase, SparsePatches, annotated_on
 from NeonatalSegLib.networks.losses import DiceCELoss, merge_classes
@@ -176,6 +176,18 @@ def test_a_network_without_deep_supervision_is_fine_tuned_as_well() -> None:
     shape = NetworkSettings((4, 6, 8), 2.0, (16, 16, 16), heads=0)
     done = run_finetuning(build_network(shape), shape, [sliced()], QUICK)
     assert len(done.history) == QUICK.steps
+
+
+def test_while_it_trains_a_mix_with_the_old_weights_is_judged(network: torch.nn.Module) -> None:
+    """The new weights alone are no good while the learning rate is high, and Stop would have nothing to keep."""
+    torch.manual_seed(3)
+    wild = build_network(TINY).eval()
+    run = FineTuningRun(
+        network, TINY, [sliced()], FineTuningSettings(**{**vars(QUICK), "mixes": (1e-6, 2e-6, 1.0)}), rehearsal=[],
+        before=None, device=torch.device("cpu"), report=None, should_stop=lambda: False,
+    )  # fmt: skip
+    old, new = (score_of(run.evaluate(one)) for one in (network, wild))
+    assert abs(run.score(wild) - old) < 1e-3 < abs(new - old)
 
 
 def test_the_result_is_judged_on_held_out_slices_alone(network: torch.nn.Module) -> None:
