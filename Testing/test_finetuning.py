@@ -13,9 +13,10 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from NeonatalSegLib.annotation.completed import read_annotations
+from NeonatalSegLib.annotation.completed import read_annotations, read_rounds
+from NeonatalSegLib.annotation.creation import create_study
 from NeonatalSegLib.annotation.new_study import start_study
-from NeonatalSegLib.annotation.plan import BudgetSettings, PlannedSlice
+from NeonatalSegLib.annotation.plan import BudgetSettings, Plan, PlannedSlice
 from NeonatalSegLib.annotation.session import AnnotationSession
 from NeonatalSegLib.annotation.study import StudyScan
 from NeonatalSegLib.datasets.cache import build_cache
@@ -29,7 +30,7 @@ from NeonatalSegLib.models.bundle import Model, read_model, save_model
 from NeonatalSegLib.models.exported import read_export
 from NeonatalSegLib.models.registry import DEFAULT_MODEL, find_model
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
-from NeonatalSegLib.scans.grid import plane
+from NeonatalSegLib.scans.grid import Grid, plane
 from NeonatalSegLib.segmentation.segmenter import Segmenter
 from NeonatalSegLib.tissues import UNKNOWN
 
@@ -129,6 +130,41 @@ def test_a_second_round_is_judged_on_new_slices(study: Path, model: Model, newbo
     again = finetune(version, read_annotations(study), quick, device="cpu")
     assert set(again.held_out) == set(first.held_out)  # the one that it had not learned
     assert not any("were learned by" in warning for warning in again.adapted.warnings)
+
+
+def test_slices_of_earlier_rounds_are_learned_with_those_of_the_last(
+    study: Path, model: Model, newborn: Phantom, newborn_files: dict[str, Path], tmp_path: Path
+) -> None:
+    first = annotate(study, newborn.labels, 4)
+    settings = BudgetSettings(4, "slices", axis="coronal", exclude=tuple(s.key for s in first))
+    scan = StudyScan("sub-01", newborn_files["t1"], newborn_files["t2"], 40.0)
+    start_study(tmp_path / "second", [scan], settings, prefill="empty")
+    truth = sitk.GetImageFromArray(np.full_like(sitk.GetArrayFromImage(newborn.labels), 3))
+    second = annotate(tmp_path / "second", truth, 2, "ben")
+    (both,) = read_rounds(tmp_path / "second", [study])
+    assert [s.key for s in both.slices] == [s.key for s in (*first, *second)] and both.raters == ("anna", "ben")
+    for s in second:
+        assert (both.labels[plane(both.grid, s.axis, s.index)] == 3).all()  # also where slices of both rounds cross
+    (before,), (last,) = read_annotations(study), read_annotations(tmp_path / "second")
+    assert np.array_equal(both.labels[last.mask == 0], before.labels[last.mask == 0])
+    config = tmp_path / "quick.json"
+    config.write_text('{"patch": [32, 32, 32], "steps": 1, "rehearsal": 0}', encoding="utf-8")
+    command_line = ("finetune", tmp_path / "second", "--model", model.folder, "--config", config)
+    status, out, errors = command(*command_line, "--earlier", study)
+    assert status == 0 and "on 5 slices" in out and "1 slices held out" in out, errors
+
+
+def test_an_earlier_round_on_another_image_is_refused(study: Path, newborn: Phantom, tmp_path: Path) -> None:
+    annotate(study, newborn.labels, 1)
+    other = sitk.GetImageFromArray(np.ones((30, 30, 30), np.float32))
+    sitk.WriteImage(other, str(tmp_path / "other.nii.gz"))
+    scan = StudyScan("sub-01", None, tmp_path / "other.nii.gz", 40.0)
+    grid = Grid.of(sitk.ReadImage(str(tmp_path / "other.nii.gz")))
+    only = PlannedSlice("sub-01", "axial", 15, 15.0, "")
+    create_study(tmp_path / "other", Plan((only,), {"sub-01": grid}, BudgetSettings(1, "slices")), [scan], {})
+    annotate(tmp_path / "other", sitk.GetImageFromArray(np.ones((30, 30, 30), np.uint8)), 1)
+    with pytest.raises(NeonatalSegError, match="sub-01 lies on another grid in the study"):
+        read_rounds(study, [tmp_path / "other"])
 
 
 def test_what_is_rehearsed_must_fit_the_model(tmp_path: Path) -> None:

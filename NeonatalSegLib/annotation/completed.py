@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +71,40 @@ def read_annotations(folder: str | Path, raters: Sequence[str] | None = None) ->
         )
     found = (_annotated(study, scan, records) for scan in study.scans)
     return [scan for scan in found if scan is not None]
+
+
+def read_rounds(
+    folder: str | Path, earlier: Sequence[str | Path] = (), raters: Sequence[str] | None = None
+) -> list[AnnotatedScan]:
+    """:func:`read_annotations` of a study and of those of earlier rounds, a scan that several of them hold as one.
+
+    Where slices of two rounds cross, those of the later round win; of ``earlier``, each is later than those before it.
+
+    Args:
+        earlier: folders, as ``neonatalseg budget --exclude`` was given them.
+        raters: whose slices of the last round count; of earlier rounds all count.
+
+    Raises:
+        NeonatalSegError: as there, or a scan lies on another grid in an earlier round.
+    """
+    found = {scan.name: scan for scan in read_annotations(folder, raters)}
+    for before in reversed(earlier):
+        for scan in read_annotations(before):
+            later = found.get(scan.name)
+            found[scan.name] = scan if later is None else _joined(scan, later, before)
+    return list(found.values())
+
+
+def _joined(scan: AnnotatedScan, later: AnnotatedScan, folder: str | Path) -> AnnotatedScan:
+    if scan.grid != later.grid:
+        raise NeonatalSegError(
+            f"{scan.name} lies on another grid in the study {folder} than in the later one: it is another image, and "
+            "their slices cannot be learned together. Leave that study out."
+        )
+    labels = np.where(later.mask > 0, later.labels, scan.labels)
+    known = {s.key for s in later.slices}
+    slices = (*(s for s in scan.slices if s.key not in known), *later.slices)
+    return replace(later, labels=labels, slices=slices, raters=tuple(sorted({*scan.raters, *later.raters})))
 
 
 def _annotated(study: Study, scan: StudyScan, records: dict[str, Record]) -> AnnotatedScan | None:

@@ -124,6 +124,10 @@ def finetune(
         Optional[float], typer.Option(help="That it may take: on a slow machine there are fewer steps.")
     ] = None,
     steps: Annotated[Optional[int], typer.Option(help="Most optimiser steps; default: for minutes.")] = None,
+    earlier: Annotated[
+        Optional[list[Path]],
+        typer.Option(help="Study of an earlier round, whose slices are learned as well; may be given again."),
+    ] = None,
     rater: Raters = None,
     rehearsal: Annotated[
         Optional[Path],
@@ -146,14 +150,15 @@ def finetune(
     if strategy is not None:
         check_strategy(strategy)  # bad input is told before the network's libraries load
     given = read_object(config, "fine-tuning's configuration") if config else {}
-    from NeonatalSegLib.annotation.completed import read_annotations
+    from NeonatalSegLib.annotation.completed import read_rounds
 
     if outside:
         from NeonatalSegLib.annotation.study import read_study
         from NeonatalSegLib.annotation.trust import outside_of, trust
 
-        trust(outside_of(study, read_study(study).scans))
-    annotated = read_annotations(study, rater)
+        for folder in (study, *(earlier or ())):
+            trust(outside_of(folder, read_study(folder).scans))
+    annotated = read_rounds(study, earlier or (), rater)
     from NeonatalSegLib.finetuning import run
     from NeonatalSegLib.finetuning.settings import FineTuningSettings
     from NeonatalSegLib.models.history import check_writable

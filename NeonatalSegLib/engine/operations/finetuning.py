@@ -33,9 +33,9 @@ def strategies(job: Job, models: WarmModels) -> dict[str, Any]:
 def finetune(job: Job, models: WarmModels) -> dict[str, Any]:
     """Fine-tune a model on the completed slices of a study and keep the result as a candidate in the store.
 
-    Fields: ``study`` (folder), ``raters`` (list, null for all), ``model`` (name or path, null for the user's default),
-    ``settings`` (fields of FineTuningSettings), ``rehearsal`` (folder of prepared arrays, null for synthetic
-    newborns), ``device``.
+    Fields: ``study`` (folder), ``earlier`` (folders of earlier rounds, null for none), ``raters`` (list, null for all),
+    ``model`` (name or path, null for the user's default), ``settings`` (fields of FineTuningSettings), ``rehearsal``
+    (folder of prepared arrays, null for synthetic newborns), ``device``.
 
     Progress carries ``step``, ``steps``, ``loss`` and ``held_out_dsc`` (null where not measured) while it trains.
 
@@ -43,7 +43,7 @@ def finetune(job: Job, models: WarmModels) -> dict[str, Any]:
     name; null for the strategy none, which makes nothing), ``folder``, ``history`` ([step, loss, DSC or null]),
     ``warnings``. A run that was stopped early ends with the best so far, as a result; a cancelled one leaves nothing.
     """
-    from NeonatalSegLib.annotation.completed import read_annotations
+    from NeonatalSegLib.annotation.completed import read_rounds
     from NeonatalSegLib.finetuning.run import finetune as run
     from NeonatalSegLib.finetuning.run import read_rehearsal
     from NeonatalSegLib.finetuning.settings import FineTuningSettings
@@ -54,7 +54,7 @@ def finetune(job: Job, models: WarmModels) -> dict[str, Any]:
     job.progress("read", 0.0)
     settings = FineTuningSettings.from_json(fields.get("settings") or {})
     model = find_model(fields.get("model") or default_model_name())
-    annotated = read_annotations(fields["study"], fields.get("raters"))
+    annotated = read_rounds(fields["study"], fields.get("earlier") or (), fields.get("raters"))
     if settings.strategy != "none":
         check_writable()
 
