@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -364,6 +365,22 @@ def test_without_a_guard_little_is_risked_and_that_is_told(
     done = run_finetuning(network, TINY, [sliced()], settings, report=report)
     assert told == [(1, 3), (2, 3), (3, 3)] and done.mix in judged
     assert any("could not be estimated" in warning for warning in done.warnings) == (keep == "everything")
+
+
+@pytest.mark.parametrize(("count", "judged"), [(4, {0.5}), (5, {0.1, 0.5, 1.0})])
+def test_few_held_out_slices_do_not_choose_the_share(network: torch.nn.Module, count: int, judged: set[float]) -> None:
+    case = sliced(evaluated=(12, 13, 15, 16, 17)[:count])
+    size = case.labels.shape
+    boxes = tuple((slice(z, z + 1), slice(0, size[1]), slice(0, size[2])) for z in (12, 13, 15, 16, 17)[:count])
+    settings = FineTuningSettings(**{**vars(QUICK), "keep": "scanner", "mixes": (1.0, 0.1, 0.5)})
+    told: list[int] = []
+
+    def report(stage: str, _: float, facts: Mapping[str, Any]) -> None:
+        if stage == "choose" and facts:
+            told.append(facts["mixes"])
+
+    done = run_finetuning(network, TINY, [replace(case, boxes=boxes)], settings, report=report)
+    assert told == [len(judged)] * len(judged) and done.mix in judged
 
 
 def test_of_the_mixes_that_the_guard_allows_the_largest_are_judged(network: torch.nn.Module) -> None:

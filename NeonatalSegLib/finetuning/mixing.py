@@ -138,6 +138,16 @@ def mixed(old: nn.Module, new: nn.Module, share: float) -> nn.Module:
     return out.eval()
 
 
+def middle(shares: Sequence[float]) -> float:
+    """The middle one by size; of an even number the upper of the two.
+
+    Example:
+        >>> middle((1.0, 0.4, 0.7))
+        0.7
+    """
+    return sorted(shares)[len(shares) // 2]
+
+
 def mean_tissue_dsc(per_class: np.ndarray) -> float | None:
     """Mean over those of the eight tissues that were measured, or None."""
     values = per_class[[t.index for t in PHYSIOLOGICAL]]
