@@ -167,6 +167,20 @@ def test_an_earlier_round_on_another_image_is_refused(study: Path, newborn: Phan
         read_rounds(study, [tmp_path / "other"])
 
 
+def test_an_earlier_round_on_another_image_of_the_same_size_is_refused(
+    study: Path, newborn: Phantom, newborn_files: dict[str, Path], tmp_path: Path
+) -> None:
+    """Templates share one grid: of the wrong one, slices would be learned at places where they do not belong."""
+    annotate(study, newborn.labels, 1)
+    inverted = sitk.Subtract(0.0, sitk.ReadImage(str(newborn_files["t2"]), sitk.sitkFloat32)) + 5000.0
+    sitk.WriteImage(inverted, str(tmp_path / "other.nii.gz"))
+    scan = StudyScan("sub-01", None, tmp_path / "other.nii.gz", 40.0)
+    start_study(tmp_path / "other", [scan], BudgetSettings(2, "slices"), prefill="empty")
+    annotate(tmp_path / "other", newborn.labels, 1)
+    with pytest.raises(NeonatalSegError, match="sub-01 is another image in the study"):
+        read_rounds(study, [tmp_path / "other"])
+
+
 def test_what_is_rehearsed_must_fit_the_model(tmp_path: Path) -> None:
     build_cache([], tmp_path, 3.0, phantoms=1)
     assert [s.name for s in read_rehearsal(tmp_path, 3.0)] == ["phantom00"]

@@ -14,6 +14,7 @@ from NeonatalSegLib.annotation.study import Study, StudyScan, read_study
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.labels import note_of, read_labels
+from NeonatalSegLib.scans.read import content_hash
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,13 @@ class AnnotatedScan:
     labels: np.ndarray
     slices: tuple[PlannedSlice, ...]
     raters: tuple[str, ...]
+
+    @property
+    def reference(self) -> Path:
+        """The image on whose grid the labels lie: T2 where there is one, else T1."""
+        path = self.t2 if self.t2 is not None else self.t1
+        assert path is not None  # a study's scan has one of them
+        return path
 
     @property
     def mask(self) -> np.ndarray:
@@ -85,7 +93,7 @@ def read_rounds(
         raters: whose slices of the last round count; of earlier rounds all count.
 
     Raises:
-        NeonatalSegError: as there, or a scan lies on another grid in an earlier round.
+        NeonatalSegError: as there, or a scan is another image in an earlier round.
     """
     found = {scan.name: scan for scan in read_annotations(folder, raters)}
     for before in reversed(earlier):
@@ -96,10 +104,13 @@ def read_rounds(
 
 
 def _joined(scan: AnnotatedScan, later: AnnotatedScan, folder: str | Path) -> AnnotatedScan:
-    if scan.grid != later.grid:
+    why = "" if scan.grid.is_like(later.grid) else "lies on another grid"
+    if not why and content_hash(scan.reference) != content_hash(later.reference):  # templates share one grid
+        why = "is another image"
+    if why:
         raise NeonatalSegError(
-            f"{scan.name} lies on another grid in the study {folder} than in the later one: it is another image, and "
-            "their slices cannot be learned together. Leave that study out."
+            f"{scan.name} {why} in the study {folder} than in the later one ({scan.reference}, {later.reference}): "
+            "their slices cannot be learned together. Leave that study out, or give its scan another name."
         )
     labels = np.where(later.mask > 0, later.labels, scan.labels)
     known = {s.key for s in later.slices}
