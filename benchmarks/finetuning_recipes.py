@@ -75,7 +75,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "rounds": {**SMALL, "steps": 100},
 }
 RECIPES |= {  # the defaults, and slices chosen in other ways
-    f"long-fast-{choice}": RECIPES["long-fast"] for choice in ("uncertainty", "foreground-random", "random")
+    f"long-fast-{choice}": RECIPES["long-fast"] for choice in ("uncertainty", "foreground-random")
 }
 FIRST_CELLS = [("fetal", "long", 10, 0), ("fetal", "long", 100, 0), ("fetal", "long-teacher", 10, 0)]
 

@@ -56,7 +56,8 @@ class FineTuningSettings:
         mixes: the result is (1 - a) old + a new weights, a the best of these on the held-out slices; default: by
             ``keep``.
         keep: "everything": no mix that loses more than ``SOURCE_TOLERANCE`` on scans of the model's own kind, as far as
-            the guard can tell; "scanner": the mix that is best on the held-out slices, whatever it loses elsewhere.
+            the guard can tell; "scanner": the mix that is best on the held-out slices, whatever it loses elsewhere; the
+            middle one where fewer than ``loop.ENOUGH_TO_CHOOSE`` are held out, which choose worse than nobody.
         held_out: share of the annotated slices that judge and are not learned from.
         judge_every: share of the steps between two judgements on held-out slices; 0: none while it trains.
         merged: groups of classes that the annotation does not tell apart; the first stands for all.
