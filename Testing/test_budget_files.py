@@ -96,7 +96,7 @@ def test_a_later_round_needs_the_scan_that_was_annotated(tmp_path: Path, capsys:
     command = ["budget", "--t2", str(tmp_path / "moved.nii.gz"), "--prefill", "empty", "--plan-only"]
     command += ["--exclude", str(earlier), "--name"]
     assert run([*command, "sub-01"]) == USER_ERROR
-    assert "sub-01 in the study" in (told := capsys.readouterr().err) and "is another image than" in told
+    assert "sub-01 in the study" in (told := capsys.readouterr().err) and "lies on another grid than" in told
     assert run([*command, "sub-02"]) == USER_ERROR
     assert "has none of the scans sub-02: it is about sub-01" in capsys.readouterr().err
 

@@ -63,6 +63,12 @@ def test_without_a_study_it_says_where_to_get_one() -> None:
     assert not made.start()
 
 
+def test_slices_of_earlier_rounds_are_told() -> None:
+    made = FineTuneState()
+    made.set_study("second", 3, 4, earlier=4)
+    assert view_of(made).study == "second: 3 of 4 slices completed, and 4 of earlier rounds"
+
+
 def test_a_study_without_completed_slices_cannot_start() -> None:
     made = FineTuneState()
     made.set_study("study", 0, 33)

@@ -19,10 +19,16 @@ from test_widget_annotate import AnnotateCase
 sys.path.insert(0, str(Path(__file__).resolve().parent / "slicer" / "stand_ins"))
 from scripted_engine import HELLO
 
+from NeonatalSegLib.annotation.new_study import start_study
+from NeonatalSegLib.annotation.plan import BudgetSettings
 from NeonatalSegLib.annotation.session import AnnotationSession
+from NeonatalSegLib.annotation.study import read_study
+from NeonatalSegLib.models.for_study import name_for_study
+from NeonatalSegLib.models.registry import find_model
 from NeonatalSegLib.mrml.annotate.annotation_view import MASK_ID
 from NeonatalSegLib.mrml.annotate.study_volumes import lies_on, scan_volumes
 from NeonatalSegLib.mrml.scene import segments
+from NeonatalSegLib.mrml.shared.choices import completed_slices
 from NeonatalSegLib.scans.grid import AXES
 
 FIRST, SECOND, THIRD = "sub-01/axial/5", "sub-01/axial/11", "sub-01/coronal/7"
@@ -280,6 +286,54 @@ class MakeTest(AnnotateCase):
                 self.assertFalse((self.folder / "new").exists())
                 self.assertEqual(self.text("makeButton"), "Make study ...")
         self.assertIn("The budget is too large.", self.text("annotateMessageLabel"))
+
+    def complete_all(self) -> None:
+        """Complete the four slices; the next round is offered when none is left."""
+        for _ in range(4):
+            self.assertFalse(self.ui.nextRoundButton.isVisibleTo(self.ui.annotateSection))
+            self.stroke("wm")
+            self.ui.doneButton.click()
+        self.assertTrue(self.ui.nextRoundButton.isVisibleTo(self.ui.annotateSection))
+
+    def test_the_next_round_goes_on_from_this_one(self) -> None:
+        self.open()
+        self.complete_all()
+        self.section.choose_folder = lambda title: str(self.folder / "second")
+        self.ui.nextRoundButton.click()
+        self.section.on_timer()
+        request = next(r for r in self.engine.requests if r.op == "plan")
+        fields = request.fields
+        self.assertEqual((fields["earlier"], fields["model"]), ([str(self.study)], None))
+        self.assertEqual((fields["settings"]["selection"], fields["settings"]["amount"]), ("uncertainty", 4))
+        self.assertEqual([Path(scan["t2"]).name for scan in fields["scans"]], ["sub-01_T2w.nii.gz"])
+        self.assertIsNone(self.panel.project, "the first round is closed, its slice is on disk")
+        second = start_study(
+            fields["study"],
+            read_study(self.study).scans,
+            BudgetSettings(2, "slices", axis="axial", extent="central"),
+            prefill="empty",
+            earlier=fields["earlier"],
+        )
+        request.say("result", study=str(second.folder), slices=2, model_name="", model_hash="", warnings=[])
+        self.section.on_timer()
+        self.assertEqual(self.text("studyLabel"), "second, rater Anna")
+        self.ui.doneButton.click()
+        self.assertEqual(completed_slices(str(second.folder)), (1, 2, 4))
+
+    def test_the_next_round_is_by_the_model_that_the_study_names(self) -> None:
+        name_for_study(self.study, find_model("neonatal-t1t2"))
+        self.open()
+        self.complete_all()
+        self.section.choose_folder = lambda title: str(self.folder / "second")
+        self.ui.nextRoundButton.click()
+        self.section.on_timer()
+        request = next(r for r in self.engine.requests if r.op == "plan")
+        self.assertEqual(request.fields["model"], str(self.study))
+        request.say("error", message="There is no room.")
+        self.section.on_timer()
+        self.assertIn("There is no room.", self.text("annotateMessageLabel"))
+        self.assertFalse((self.folder / "second").exists())
+        self.assertTrue((self.study / "study.json").is_file(), "the round before it stays")
 
     def test_a_folder_that_is_in_use(self) -> None:
         add_volume(self.scene, "sub-09_T2w", True)

@@ -14,7 +14,7 @@ from NeonatalSegLib.annotation.study import Study, StudyScan, read_study
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.labels import note_of, read_labels
-from NeonatalSegLib.scans.read import content_hash
+from NeonatalSegLib.scans.read import content_hash, read_grid
 
 
 @dataclass(frozen=True)
@@ -89,25 +89,86 @@ def read_rounds(
     Where slices of two rounds cross, those of the later round win; of ``earlier``, each is later than those before it.
 
     Args:
-        earlier: folders, as ``neonatalseg budget --exclude`` was given them.
+        earlier: folders, besides those that the study itself names (``neonatalseg budget --earlier``, or the panel's
+            next round).
         raters: whose slices of the last round count; of earlier rounds all count.
 
     Raises:
         NeonatalSegError: as there, or a scan is another image in an earlier round.
     """
     found = {scan.name: scan for scan in read_annotations(folder, raters)}
-    for before in reversed(earlier):
+    before_it = [one for one in all_rounds([*earlier, folder]) if one.resolve() != Path(folder).resolve()]
+    for before in reversed(before_it):
         for scan in read_annotations(before):
             later = found.get(scan.name)
             found[scan.name] = scan if later is None else _joined(scan, later, before)
     return list(found.values())
 
 
+def all_rounds(folders: Sequence[str | Path]) -> list[Path]:
+    """Studies, and before each of them the rounds that it goes on from by its own account; each once, oldest first.
+
+    Raises:
+        NeonatalSegError: one of them is no study, or is gone.
+        LeavesStudyError: it names rounds or images outside its folder that nobody has agreed to.
+    """
+    found: dict[Path, Path] = {}
+    for folder in map(Path, folders):
+        study = read_study(folder)
+        study.check_trusted()
+        for one in (*study.earlier, folder):
+            if not (one / "study.json").is_file():
+                raise NeonatalSegError(
+                    f"The study {folder} goes on from the study {one}, which is not there: put it back where it was."
+                )
+            found.setdefault(one.resolve(), one)
+    return list(found.values())
+
+
+def completed_keys(folders: Sequence[str | Path], scans: Sequence[StudyScan]) -> tuple[str, ...]:
+    """Keys of the slices of ``scans`` that any rater completed in these studies.
+
+    Raises:
+        NeonatalSegError: no study, one of other scans, or a scan of the same name that is another image.
+    """
+    done: set[str] = set()
+    for folder in folders:
+        study = read_study(folder)
+        study.check_trusted()
+        theirs = {scan.name: scan for scan in study.scans}
+        shared = [scan for scan in scans if scan.name in theirs]
+        if not shared:
+            raise NeonatalSegError(
+                f"The study {folder} has none of the scans {', '.join(s.name for s in scans[:5])}: it is about "
+                f"{', '.join(list(theirs)[:5])}. A scan must have the same name in both."
+            )
+        for scan in shared:
+            before = theirs[scan.name].reference
+            if why := _why_other(study.plan.grids[scan.name], before, read_grid(scan.reference), scan.reference):
+                raise NeonatalSegError(
+                    f"{scan.name} in the study {folder} {why} than {scan.reference}, so that slice numbers mean other "
+                    "places: leave that study out, or give the image that was annotated."
+                )
+        names = {scan.name for scan in shared}
+        done |= {key for key, scan in every_completed_key(study).items() if scan in names}
+    return tuple(sorted(done))
+
+
+def every_completed_key(study: Study) -> dict[str, str]:
+    """Keys of the slices that any rater has completed, each with the name of its scan."""
+    records = [read_record(study, rater)[0] for rater in study.raters()]
+    return {key: saved.slice.scan for record in records for key, saved in record.done.items()}
+
+
+def _why_other(grid: Grid, image: Path, later_grid: Grid, later_image: Path) -> str:
+    """Why a scan of two studies is not the same image, "" where it is; templates of all ages share one grid."""
+    if not grid.is_like(later_grid):
+        return "lies on another grid"
+    return "" if content_hash(image) == content_hash(later_image) else "is another image"
+
+
 def _joined(scan: AnnotatedScan, later: AnnotatedScan, folder: str | Path) -> AnnotatedScan:
-    why = "" if scan.grid.is_like(later.grid) else "lies on another grid"
-    if not why and content_hash(scan.reference) != content_hash(later.reference):  # templates share one grid
-        why = "is another image"
-    if why:
+    if why := _why_other(scan.grid, scan.reference, later.grid, later.reference):
         raise NeonatalSegError(
             f"{scan.name} {why} in the study {folder} than in the later one ({scan.reference}, {later.reference}): "
             "their slices cannot be learned together. Leave that study out, or give its scan another name."

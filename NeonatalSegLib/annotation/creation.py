@@ -36,12 +36,15 @@ def create_study(
     scans: Sequence[StudyScan],
     prefills: Mapping[str, np.ndarray] = {},
     facts: Mapping[str, Any] = {},
+    earlier: Sequence[Path] = (),
 ) -> None:
     """Make a study in ``folder``, which is missing or empty (a folder ``scans`` with copies of images may be there).
 
     Args:
         prefills: labels (z, y, x), 0-9, on the scan's grid, by scan; scans without start empty.
         facts: kept in study.json; anything that JSON can hold.
+        earlier: folders of the studies that this one goes on from, the oldest first: fine-tuning learns their slices as
+            well.
 
     Raises:
         NeonatalSegError: another study or other files are there, another program makes a study there just now, the
@@ -50,7 +53,7 @@ def create_study(
     """
     folder = Path(folder)
     check_study(plan, scans, prefills)
-    text = _study_json(folder, scans, sorted(prefills), facts)
+    text = _study_json(folder, scans, sorted(prefills), facts, earlier)
     new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +73,7 @@ def create_study(
             f"No study could be made in {folder} ({error.strerror or error}): choose a folder that can be written, "
             "with free space."
         ) from error
-    trust(outside_of(folder, scans))  # its maker is not asked about images that he named himself
+    trust(outside_of(folder, scans, earlier))  # its maker is not asked about what he named himself
 
 
 def check_empty(folder: Path) -> None:
@@ -153,15 +156,25 @@ def _remove_unfinished(paths: Sequence[Path]) -> None:
         leftovers.remove(path)
 
 
-def _study_json(folder: Path, scans: Sequence[StudyScan], prefilled: Sequence[str], facts: Mapping[str, Any]) -> str:
+def _study_json(
+    folder: Path,
+    scans: Sequence[StudyScan],
+    prefilled: Sequence[str],
+    facts: Mapping[str, Any],
+    earlier: Sequence[Path],
+) -> str:
     root = folder.resolve()
+    beside = [path for path in (Path(e).resolve() for e in earlier) if path.parent == root.parent]
 
     def stored(path: Path | None) -> str | None:
         if path is None:
             return None
         path = Path(path).resolve()
-        # What lies in the study moves with it.
-        return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+        if path.is_relative_to(root):  # what lies in the study moves with it
+            return path.relative_to(root).as_posix()
+        if any(path.is_relative_to(one) for one in beside):  # rounds that lie side by side move together
+            return f"../{path.relative_to(root.parent).as_posix()}"
+        return str(path)
 
     entries = [{"name": s.name, "t1": stored(s.t1), "t2": stored(s.t2), "age_weeks": s.age_weeks} for s in scans]
     study = {
@@ -171,5 +184,6 @@ def _study_json(folder: Path, scans: Sequence[StudyScan], prefilled: Sequence[st
         "facts": dict(facts),
         "scans": entries,
         "prefilled": list(prefilled),
+        "earlier": [stored(path) for path in earlier],
     }
     return json.dumps(study, indent=1) + "\n"

@@ -11,13 +11,14 @@ from __future__ import annotations
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import SimpleITK as sitk
 
+from NeonatalSegLib.annotation.completed import all_rounds, completed_keys
 from NeonatalSegLib.annotation.creation import check_empty, create_study
 from NeonatalSegLib.annotation.plan import BudgetSettings, Plan
 from NeonatalSegLib.annotation.planning import plan_slices
@@ -88,6 +89,7 @@ def start_study(
     segmenter: Segmenter | None = None,
     predicted: Predicted | None = None,
     prefill: str = "model",
+    earlier: Sequence[str | Path] = (),
     progress: Progress | None = None,
 ) -> StartedStudy:
     """Plan the slices of a study and create its folder: all of it or nothing.
@@ -100,6 +102,8 @@ def start_study(
         segmenter: of the current model; None for the user's default model, loaded where one is needed.
         predicted: results that the same model has made already; those scans are not segmented again.
         prefill: "model" (its prediction waits on every slice) or "empty".
+        earlier: folders of the rounds before: what was completed there, and in the rounds that they name themselves, is
+            not chosen again, and the new study names them, so that fine-tuning learns their slices as well.
         progress: called with the scan's name and the fraction of the whole.
 
     Raises:
@@ -108,11 +112,20 @@ def start_study(
     """
     folder = Path(folder)
     check_folder(folder)
-    planned = plan_study(scans, settings, segmenter=segmenter, predicted=predicted, prefill=prefill, progress=progress)
+    rounds = all_rounds(earlier)
+    planned = plan_study(
+        scans,
+        settings,
+        segmenter=segmenter,
+        predicted=predicted,
+        prefill=prefill,
+        earlier=rounds,
+        progress=progress,
+    )
     facts = {"prefill": prefill, "model_name": planned.model_name, "model_hash": planned.model_hash}
     chosen = {s.scan for s in planned.plan.slices}
     prefills = _Prefills({k: v for k, v in planned.labels.items() if k in chosen}, planned.plan.grids)
-    create_study(folder, planned.plan, scans, prefills if prefill == "model" else {}, facts)
+    create_study(folder, planned.plan, scans, prefills if prefill == "model" else {}, facts, rounds)
     return StartedStudy(folder, planned.plan, planned.model_name, planned.model_hash, planned.warnings)
 
 
@@ -134,10 +147,14 @@ def plan_study(
     segmenter: Segmenter | None = None,
     predicted: Predicted | None = None,
     prefill: str = "model",
+    earlier: Sequence[str | Path] = (),
     progress: Progress | None = None,
 ) -> PlannedStudy:
     """The first half of :func:`start_study`: reads and segments the scans and chooses the slices, writes nothing."""
     check_scans(scans)
+    if earlier:
+        done = completed_keys(all_rounds(earlier), scans)
+        settings = replace(settings, exclude=tuple(dict.fromkeys((*settings.exclude, *done))))
     ready = predicted.label_maps if predicted is not None and can_reuse(settings) else {}
     if not needs_model(settings, prefill):
         segmenter, ready = None, {}

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,7 @@ class Study:
     Attributes:
         facts: what its maker noted, for instance model_name and model_hash of the pre-fill.
         prefilled: the scans whose pre-fill must be there; None in studies of older versions, which do not say it.
+        earlier: folders of the rounds before this one, the oldest first; their slices are learned as well.
     """
 
     folder: Path
@@ -58,6 +60,7 @@ class Study:
     scans: tuple[StudyScan, ...]
     facts: Mapping[str, Any]
     prefilled: tuple[str, ...] | None = None
+    earlier: tuple[Path, ...] = ()
 
     def prefill(self, scan: str) -> np.ndarray:
         """The labels (z, y, x) uint8 from which annotation of a scan starts; zeros where there are none."""
@@ -92,8 +95,8 @@ class Study:
         return sorted(path.parent.name for path in self.folder.glob("raters/*/ledger.jsonl"))
 
     def check_trusted(self) -> None:
-        """LeavesStudyError where images lie outside the study and the user has not agreed to that yet."""
-        check_trusted(self.folder, self.scans)
+        """LeavesStudyError where images or rounds lie outside the study and the user has not agreed to that yet."""
+        check_trusted(self.folder, self.scans, self.earlier)
 
     def check_images(self, scan: StudyScan) -> None:
         """Make sure that a scan's images are where the study says, on the grid for which the plan was made.
@@ -138,11 +141,13 @@ def read_study(folder: str | Path) -> Study:
         )
         facts = dict(text["facts"])
         prefilled = None if text.get("prefilled") is None else tuple(map(str, text["prefilled"]))
+        rounds = (_path_in(folder.resolve(), entry) for entry in text.get("earlier") or ())
+        earlier = tuple(Path(os.path.normpath(path)) for path in rounds if path is not None)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise NeonatalSegError(f"{path} could not be read as a study ({error}). Restore it from a backup.") from error
     plan = read_plan(folder / "plan.json")
     check_study(plan, scans, {})
-    return Study(folder, plan, scans, facts, prefilled)
+    return Study(folder, plan, scans, facts, prefilled, earlier)
 
 
 def check_study(plan: Plan, scans: Sequence[StudyScan], prefills: Mapping[str, np.ndarray]) -> None:

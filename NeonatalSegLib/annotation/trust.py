@@ -1,4 +1,4 @@
-"""Images outside a study's folder: none of them is touched before the user has agreed to it, once.
+"""Images and earlier rounds outside a study's folder: none is touched before the user has agreed to it, once.
 
 A study that came from elsewhere may name any path: another user's scan, a device, a share on a network that would learn
 who opened it. Studies made on this computer name the images that their maker chose; those are agreed to.
@@ -24,7 +24,7 @@ _AGREED = ".images-agreed-to"  # a folder in the user's models' folder, with one
 
 
 class LeavesStudyError(NeonatalSegError):
-    """A study names images outside its folder that nobody has agreed to; ``paths`` are these."""
+    """A study names images or studies outside its folder that nobody has agreed to; ``paths`` are these."""
 
     def __init__(self, folder: Path, paths: Sequence[Path]) -> None:
         self.paths = tuple(paths)
@@ -35,20 +35,23 @@ class LeavesStudyError(NeonatalSegError):
         )
 
 
-def outside_of(folder: Path, scans: Iterable[StudyScan]) -> list[Path]:
-    """The images of ``scans`` that lie outside ``folder`` by their path, or behind a link in it; none is touched."""
+def outside_of(folder: Path, scans: Iterable[StudyScan], earlier: Iterable[Path] = ()) -> list[Path]:
+    """Which images of ``scans`` and ``earlier`` rounds lie outside ``folder`` by path, or behind a link in it.
+
+    None is touched.
+    """
     root = _plain(folder)
     images = [path for scan in scans for path in (scan.t1, scan.t2) if path is not None]
-    return [path for path in dict.fromkeys(map(_plain, images)) if _leaves(root, path)]
+    return [path for path in dict.fromkeys(map(_plain, (*images, *earlier))) if _leaves(root, path)]
 
 
-def check_trusted(folder: Path, scans: Iterable[StudyScan]) -> None:
-    """Make sure that the user has agreed to every image outside the study.
+def check_trusted(folder: Path, scans: Iterable[StudyScan], earlier: Iterable[Path] = ()) -> None:
+    """Make sure that the user has agreed to every image and earlier round outside the study.
 
     Raises:
         LeavesStudyError: there are others.
     """
-    if new := [path for path in outside_of(folder, scans) if not _is_agreed(path)]:
+    if new := [path for path in outside_of(folder, scans, earlier) if not _is_agreed(path)]:
         raise LeavesStudyError(folder, new)
 
 

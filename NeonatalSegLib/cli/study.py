@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from NeonatalSegLib.finetuning.run import FineTuned
     from NeonatalSegLib.models.bundle import Model as Bundle
 
+Outside = Annotated[
+    bool, typer.Option("--outside", help="Agree to the images and rounds outside a study's folder that it names.")
+]
 Raters = Annotated[Optional[list[str]], typer.Option(help="Whose slices; may be given again. Default: all.")]
 
 
@@ -65,6 +69,14 @@ def budget(
         Optional[list[Path]],
         typer.Option(help="Folder of an earlier study: leave out what was completed there; may be given again."),
     ] = None,
+    earlier: Annotated[
+        Optional[list[Path]],
+        typer.Option(
+            help="Folder of an earlier round: as --exclude, and fine-tuning the new study learns its slices as well; "
+            "may be given again."
+        ),
+    ] = None,
+    outside: Outside = False,
     plan_only: Annotated[bool, typer.Option("--plan-only", help="Show the slices, write nothing.")] = False,
     model: Model = None,
     device: Device = AUTO,
@@ -83,6 +95,7 @@ def budget(
         min_gap_mm=min_gap,
         cap_per_scan=cap,
     )
+    from NeonatalSegLib.annotation.completed import completed_keys
     from NeonatalSegLib.annotation.new_study import check_folder, check_scans, needs_model, plan_study, start_study
 
     found = _scans(bids, scans, t1, t2, name, age)
@@ -91,8 +104,10 @@ def budget(
     elif not plan_only:
         raise NeonatalSegError("Give --out with a new folder for the study, or --plan-only.")
     check_scans(found)
+    if outside:
+        _agree((*(exclude or ()), *(earlier or ())))
     if exclude:
-        settings = replace(settings, exclude=_completed(exclude, found))
+        settings = replace(settings, exclude=completed_keys(exclude, found))
     segmenter = None
     if needs_model(settings, prefill):
         from NeonatalSegLib.models.registry import find_model
@@ -100,10 +115,14 @@ def budget(
 
         segmenter = Segmenter(find_model(model), device)
     if out is None or plan_only:
-        planned = plan_study(found, settings, segmenter=segmenter, prefill=prefill, progress=progress_line)
+        planned = plan_study(
+            found, settings, segmenter=segmenter, prefill=prefill, earlier=earlier or (), progress=progress_line
+        )
         _tell(planned.plan, planned.warnings, reasons=True)
         return
-    started = start_study(out, found, settings, segmenter=segmenter, prefill=prefill, progress=progress_line)
+    started = start_study(
+        out, found, settings, segmenter=segmenter, prefill=prefill, earlier=earlier or (), progress=progress_line
+    )
     _tell(started.plan, started.warnings, reasons=False)
     typer.echo(f"Study: {started.folder}")
 
@@ -126,7 +145,10 @@ def finetune(
     steps: Annotated[Optional[int], typer.Option(help="Most optimiser steps; default: for minutes.")] = None,
     earlier: Annotated[
         Optional[list[Path]],
-        typer.Option(help="Study of an earlier round, whose slices are learned as well; may be given again."),
+        typer.Option(
+            help="Study of an earlier round, whose slices are learned as well; may be given again. Those that `budget "
+            "--earlier` was given are learned anyway."
+        ),
     ] = None,
     rater: Raters = None,
     rehearsal: Annotated[
@@ -137,9 +159,7 @@ def finetune(
     config: Annotated[Optional[Path], typer.Option(help="More settings (JSON, see FineTuningSettings).")] = None,
     seed: Annotated[Optional[int], typer.Option(help="Of patches, and of which slices are held out.")] = None,
     accept: Annotated[bool, typer.Option("--accept", help="Make the new model the default at once.")] = False,
-    outside: Annotated[
-        bool, typer.Option("--outside", help="Agree to the images outside the study's folder that it names.")
-    ] = False,
+    outside: Outside = False,
     model: Model = None,
     device: Device = AUTO,
 ) -> None:
@@ -153,11 +173,7 @@ def finetune(
     from NeonatalSegLib.annotation.completed import read_rounds
 
     if outside:
-        from NeonatalSegLib.annotation.study import read_study
-        from NeonatalSegLib.annotation.trust import outside_of, trust
-
-        for folder in (study, *(earlier or ())):
-            trust(outside_of(folder, read_study(folder).scans))
+        _agree((study, *(earlier or ())))
     annotated = read_rounds(study, earlier or (), rater)
     from NeonatalSegLib.finetuning import run
     from NeonatalSegLib.finetuning.settings import FineTuningSettings
@@ -206,6 +222,18 @@ def complete(
     segmenter = Segmenter(model or None, device, engine)
     for written in complete_study(study, out, segmenter, rater, overwrite=overwrite, progress=progress_line):
         typer.echo(f"Written: {written['dseg']}")
+
+
+def _agree(studies: Iterable[Path]) -> None:
+    """The user knows where these studies come from: what they name outside their folders may be read."""
+    from NeonatalSegLib.annotation.study import read_study
+    from NeonatalSegLib.annotation.trust import outside_of, trust
+
+    for folder in studies:
+        study = read_study(folder)
+        trust(outside_of(folder, study.scans, study.earlier))
+        for one in study.earlier:
+            trust(outside_of(one, read_study(one).scans))
 
 
 def _accepted(model: Bundle, study: Path, keep: str) -> str:
@@ -260,38 +288,6 @@ def _scans(
         return [StudyScan(name or scan_name(single), t1, t2, age)]
     found = scans_of_bids(bids, partial(typer.echo, err=True)) if bids else scans_of_list(table) if table else []
     return [StudyScan(scan.name, scan.t1, scan.t2, scan.age_weeks) for scan in found]
-
-
-def _completed(folders: list[Path], scans: list[StudyScan]) -> tuple[str, ...]:
-    """Keys of the slices of ``scans`` that any rater completed in earlier studies.
-
-    Raises:
-        NeonatalSegError: no study, one of other scans, or a scan of the same name on another grid.
-    """
-    from NeonatalSegLib.annotation.record import read_record
-    from NeonatalSegLib.annotation.study import read_study
-    from NeonatalSegLib.scans.read import read_grid
-
-    done: set[str] = set()
-    for folder in folders:
-        study = read_study(folder)
-        shared = [scan for scan in scans if scan.name in study.plan.grids]
-        if not shared:
-            raise NeonatalSegError(
-                f"The study {folder} has none of the scans {', '.join(s.name for s in scans[:5])}: it is about "
-                f"{', '.join(list(study.plan.grids)[:5])}. A scan must have the same name in both."
-            )
-        for scan in shared:
-            if not study.plan.grids[scan.name].is_like(read_grid(scan.reference)):
-                raise NeonatalSegError(
-                    f"{scan.name} in the study {folder} is another image than {scan.reference}: size or position of "
-                    "its voxels differ, so that slice numbers mean other places. Leave out --exclude, or give the "
-                    "image that was annotated."
-                )
-        names = {scan.name for scan in shared}
-        records = [read_record(study, rater)[0] for rater in study.raters()]
-        done |= {key for r in records for key, saved in r.done.items() if saved.slice.scan in names}
-    return tuple(sorted(done))
 
 
 def _tell(plan: Plan, warnings: tuple[str, ...], *, reasons: bool) -> None:

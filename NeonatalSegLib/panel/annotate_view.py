@@ -58,6 +58,7 @@ class AnnotateView:
     make: Control
     open: Control
     close: Control
+    next_round: Control
     resume: Control
     recent: tuple[tuple[str, str], ...]
     recent_chosen: str
@@ -86,6 +87,7 @@ def view_of(state: AnnotateState) -> AnnotateView:
         make=_make_button(state),
         open=Control(not state.making, MAKING if state.making else "Open a study folder.", visible=project is None),
         close=Control(tool_tip="Close the study; completed slices are on disk.", visible=project is not None),
+        next_round=_next_round_button(state),
         resume=_resume_button(state),
         recent=tuple(
             (Path(folder).name, folder) for folder in dict.fromkeys([state.remembered, *state.recent]) if folder
@@ -134,6 +136,15 @@ def _make_button(state: AnnotateState) -> Control:
     return Control(
         not refusal, refusal or "Choose an empty folder; the slices are planned there.", text="Make study ..."
     )
+
+
+def _next_round_button(state: AnnotateState) -> Control:
+    what = (
+        "Plan as many slices again where the model is unsure: fine-tune and accept first. Fine-tuning the new study "
+        "learns the slices of this one as well."
+    )
+    ended = state.project is not None and state.completed > 0 and state.project.next_key() is None
+    return Control(True, what, visible=ended, text="Next round ...")
 
 
 def _resume_button(state: AnnotateState) -> Control:

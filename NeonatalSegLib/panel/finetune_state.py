@@ -86,6 +86,7 @@ class FineTuneState:
     study: str = ""
     completed: int = 0
     planned: int = 0
+    earlier: int = 0
     refusal: str = ""
     occupied: str = ""
     previous: str = ""
@@ -99,13 +100,13 @@ class FineTuneState:
 
     # What is there
 
-    def set_study(self, name: str, done: int = 0, total: int = 0, refusal: str = "") -> None:
-        """The study ("" for none), how many of its slices are completed, and why it cannot be read."""
-        told = (name, done, total, refusal)
-        if told == (self.study, self.completed, self.planned, self.refusal):
+    def set_study(self, name: str, done: int = 0, total: int = 0, earlier: int = 0, refusal: str = "") -> None:
+        """The study ("" for none), its completed slices, those of the rounds before it, and why it cannot be read."""
+        told = (name, done, total, earlier, refusal)
+        if told == (self.study, self.completed, self.planned, self.earlier, self.refusal):
             return
         other = name != self.study
-        self.study, self.completed, self.planned, self.refusal = told
+        self.study, self.completed, self.planned, self.earlier, self.refusal = told
         if not self.busy and (other or self.state in (State.NO_STUDY, State.READY)):
             self._rest()
         self.changed.emit()
@@ -233,7 +234,7 @@ class FineTuneState:
     def scene_closed(self) -> None:
         """The scene is gone, and with it the study that was chosen; what was running was discarded."""
         was_busy = self.busy
-        self.study, self.completed, self.planned, self.refusal = "", 0, 0, ""
+        self.study, self.completed, self.planned, self.earlier, self.refusal = "", 0, 0, 0, ""
         self.unkept, self.latest = None, {}
         self._rest()
         if was_busy:

@@ -90,7 +90,10 @@ def view_of(state: FineTuneState) -> View:
 
 
 def _study_text(state: FineTuneState) -> str:
-    return f"{state.study}: {state.completed} of {state.planned} slices completed" if state.study else "none chosen"
+    if not state.study:
+        return "none chosen"
+    text = f"{state.study}: {state.completed} of {state.planned} slices completed"
+    return f"{text}, and {state.earlier} of earlier rounds" if state.earlier else text
 
 
 def _start_button(state: FineTuneState) -> Control:

@@ -16,8 +16,8 @@ def plan(job: Job, models: WarmModels) -> dict[str, Any]:
 
     Fields: ``study`` (a missing or empty folder), ``scans`` (list of {name, t1, t2, age_weeks}; paths or null),
     ``settings`` (of BudgetSettings), ``model`` (name or path, null for the default), ``device``, ``prefill`` ("model"
-    or "empty"), ``predicted`` (null, or {label_maps: {scan: path}, model_hash}: results that are used where this model
-    made them).
+    or "empty"), ``earlier`` (folders of earlier rounds, null for none), ``predicted`` (null, or {label_maps: {scan:
+    path}, model_hash}: results that are used where this model made them).
 
     Result: ``study``, ``slices`` (how many were planned), ``model_name``, ``model_hash`` ("" where no model was
     needed), ``warnings``.
@@ -55,7 +55,14 @@ def plan(job: Job, models: WarmModels) -> dict[str, Any]:
         if not job.fields.get("model"):
             warnings = current_model()[1]  # such as: the accepted model is gone
     started = start_study(
-        study, scans, settings, segmenter=segmenter, predicted=predicted, prefill=prefill, progress=job.progress
+        study,
+        scans,
+        settings,
+        segmenter=segmenter,
+        predicted=predicted,
+        prefill=prefill,
+        earlier=job.fields.get("earlier") or (),
+        progress=job.progress,
     )
     return {
         "study": str(started.folder),

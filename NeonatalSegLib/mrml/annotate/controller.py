@@ -12,6 +12,7 @@ from slicer.util import VTKObservationMixin
 from NeonatalSegLib.annotation.new_study import needs_model
 from NeonatalSegLib.annotation.trust import LeavesStudyError, trust
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.models.for_study import NAMED
 from NeonatalSegLib.mrml.annotate import view as annotate_draw
 from NeonatalSegLib.mrml.annotate.caption import SliceCaption
 from NeonatalSegLib.mrml.annotate.drafts import Drafts
@@ -33,8 +34,8 @@ from NeonatalSegLib.tissues import TISSUES
 DOING = "Planning a study"
 MOST_PATHS = 5  # that the question about images outside a study shows
 OUTSIDE = (
-    "This study reads images outside its own folder. If it came from somebody else, open it only if you trust them:\n\n"
-    "{paths}\n\nRead these images? You will not be asked for them again."
+    "This study reads images or studies outside its own folder. If it came from somebody else, open it only if you "
+    "trust them:\n\n{paths}\n\nRead them? You will not be asked for them again."
 )
 DECLINED = "Nothing was installed. Planning slices with the model needs PyTorch; start from nothing to do without."
 
@@ -78,6 +79,7 @@ class AnnotateController(VTKObservationMixin):
         self.ui.recentSelector.currentIndexChanged.connect(self.on_recent_chosen)
         self.ui.closeButton.clicked.connect(self.on_close)
         self.ui.makeButton.clicked.connect(self.on_make)
+        self.ui.nextRoundButton.clicked.connect(self.on_next_round)
         self.ui.slicesTable.itemSelectionChanged.connect(self.on_row_chosen)
         self.ui.slicesTable.cellClicked.connect(self.on_row_clicked)
         self.ui.annotateSection.contentsCollapsed.connect(self.draw)  # folded, no key completes a slice unseen
@@ -277,19 +279,41 @@ class AnnotateController(VTKObservationMixin):
             self.panel.report(_(DECLINED), "warning")
             return
         parameters = self.parameters
-        device = choices.usable_device(parameters.device, self.host.panel.panel.devices)
         self.maker.start(
             Path(folder),
             parameters.t1,
             parameters.t2,
             budget,
             model=choices.model_of_scene(parameters.model),
-            device=device,
+            device=self._device(),
             prefill=prefill,
             result=parameters.segmentation,
         )
         self.panel.make()
         self.timer.start()
+
+    @slot
+    def on_next_round(self) -> None:
+        """Make the study that goes on from the one that is open: by the model that this one names, where it does."""
+        if self.panel.project is None or not self.panel.completed:
+            return
+        before = self.panel.project.study
+        folder = self.choose_folder(_("Empty folder for the next round"))
+        if not folder:
+            return
+        if not dependencies.ensure(self.confirm, say=self.panel.report):
+            self.panel.report(_(DECLINED), "warning")
+            return
+        if not self._leave_study():
+            return
+        named = (before.folder / NAMED).is_file()
+        model = str(before.folder) if named else choices.model_of_scene(self.parameters.model)
+        self.maker.start_round(Path(folder), before, model=model, device=self._device())
+        self.panel.make()
+        self.timer.start()
+
+    def _device(self) -> str:
+        return choices.usable_device(self.parameters.device, self.host.panel.panel.devices)
 
     def on_made(self, result: dict[str, Any]) -> None:
         """The study is there: open it."""

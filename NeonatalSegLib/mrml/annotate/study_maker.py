@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import SimpleITK as sitk
 import slicer
 
 from NeonatalSegLib.annotation.plan import BudgetSettings
+from NeonatalSegLib.annotation.study import Study
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.mrml.annotate.study_volumes import remember_file
 from NeonatalSegLib.mrml.scene.scene_result import ATTRIBUTE, EDITED
@@ -103,6 +104,33 @@ class StudyMaker:
         making.thread.start()
         self.progressed.emit("inputs", None, None)
 
+    def start_round(self, folder: Path, before: Study, *, model: str, device: str) -> None:
+        """Begin the round after a study: as many slices of its scans again, where the model is unsure.
+
+        ``model``: name of a model, or the folder of a study that names one; "" for the user's default.
+
+        Raises:
+            NeonatalSegError: a folder that is not empty.
+        """
+        if folder.exists() and any(folder.iterdir()):
+            raise NeonatalSegError(f"The folder {folder} is not empty: choose an empty one, or make a new one.")
+        scans = [
+            {"name": scan.name, "age_weeks": scan.age_weeks, **{key: _text(getattr(scan, key)) for key in _KEYS}}
+            for scan in before.scans
+        ]
+        fields = {
+            "study": str(folder),
+            "scans": scans,
+            "settings": replace(before.plan.settings, selection="uncertainty", exclude=()).to_json(),
+            "model": model or None,
+            "device": device,
+            "prefill": "model",
+            "earlier": [str(before.folder)],
+        }
+        self._making = making = _Making(folder, {}, {}, fields)
+        making.written.set()  # the images are files already
+        self.progressed.emit("inputs", None, None)
+
     def cancel(self) -> None:
         """Ask to stop; ``cancelled`` follows from ``poll``."""
         making = self._making
@@ -163,6 +191,10 @@ class StudyMaker:
 
 
 _KEYS = ("t1", "t2")
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _is_result_of(result: Any, reference: Any) -> bool:

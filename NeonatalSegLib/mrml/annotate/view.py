@@ -61,7 +61,12 @@ def settings(ui: Any) -> BudgetSettings:
 def draw(ui: Any, view: AnnotateView, make_item: Callable[[str], Any]) -> None:
     """Bring every control to what ``view`` says; ``make_item(text)`` makes a cell of the table."""
     ui.studyLabel.setText(view.study)
-    for button, control in ((ui.openButton, view.open), (ui.closeButton, view.close), (ui.resumeButton, view.resume)):
+    for button, control in (
+        (ui.openButton, view.open),
+        (ui.closeButton, view.close),
+        (ui.resumeButton, view.resume),
+        (ui.nextRoundButton, view.next_round),
+    ):
         apply(button, control)
         button.setVisible(control.visible)
     ui.resumeButton.setText(view.resume.text)

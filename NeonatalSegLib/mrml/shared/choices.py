@@ -93,11 +93,16 @@ def default_model(known: Mapping[str, str]) -> str:
     return next(iter(known), "")
 
 
-def completed_slices(study: str) -> tuple[int, int]:
-    """How many slices of a study any rater has completed, and how many are planned; NeonatalSegError: no study."""
-    from NeonatalSegLib.annotation.record import read_record
+def completed_slices(study: str) -> tuple[int, int, int]:
+    """How many slices of a study any rater has completed, how many are planned, and how many earlier rounds add.
+
+    Raises:
+        NeonatalSegError: no study, or an earlier round that is gone.
+    """
+    from NeonatalSegLib.annotation.completed import all_rounds, every_completed_key
     from NeonatalSegLib.annotation.study import read_study
 
     found = read_study(study)
-    done = {key for rater in found.raters() for key in read_record(found, rater)[0].done}
-    return len(done), len(found.plan.slices)
+    done = every_completed_key(found)
+    before = {key for one in all_rounds([study])[:-1] for key in every_completed_key(read_study(one))}
+    return len(done), len(found.plan.slices), len(before - set(done))
