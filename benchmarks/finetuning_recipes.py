@@ -60,7 +60,8 @@ MIXES = (0.4, 0.7, 1.0)
 SOURCES = ("sub-ALBERT07", "sub-ALBERT16", "sub-ALBERT17")
 MERGED = {"fetal": ((2, 9), (0, 4)), "contrast": ()}  # the atlas has neither hippocampus nor the rest of the head
 FOR_EVERYTHING = PROMISED["everything"]
-ROUNDS = 3  # of annotation and fine-tuning, in the recipe of that name
+ROUNDS = 3  # of annotation and fine-tuning, in the recipes of that name
+ACCEPTED = 0.7  # share of the new weights by which the next slices are chosen, where every round begins anew
 SMALL = {"patch": (48, 48, 48)}
 RECIPES: dict[str, dict[str, Any]] = {
     "plain": {**SMALL, "steps": 120},
@@ -72,8 +73,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "long-fast": {**SMALL, "steps": 300, "learning_rate": 1.5e-3},
     "longest": {**SMALL, "steps": 600},
     "wide": {"patch": (64, 64, 64), "steps": 150},
-    "rounds": {**SMALL, "steps": 100},
+    "rounds": {**SMALL, "steps": 100},  # each goes on from the weights of the one before
 }
+RECIPES["rounds-anew"] = RECIPES["long-fast"]  # each begins from the old model, as the panel and the command do
 RECIPES |= {  # the defaults, and slices chosen in other ways
     f"long-fast-{choice}": RECIPES["long-fast"] for choice in ("uncertainty", "foreground-random")
 }
@@ -149,12 +151,13 @@ class Bench:
                 selection=first if number == 1 else "uncertainty", extent="brain", seed=seed,
                 exclude=tuple(s.key for s in chosen),
             )  # fmt: skip
-            seen = scans[annotated] if number == 1 else seen_by(new, scans[annotated], self.shape)
+            by = mixed(self.old, new, ACCEPTED) if recipe == "rounds-anew" else new
+            seen = scans[annotated] if number == 1 else seen_by(by, scans[annotated], self.shape)
             chosen += plan_slices([to_plan(seen)], budget).slices
             case = reveal(scans[annotated], chosen, settings.held_out, seed)
             began = time.perf_counter()
             run = FineTuningRun(
-                new, self.shape, [case], settings, rehearsal=self.phantoms, before=None, device=CPU, report=tell,
+                self.old if recipe == "rounds-anew" else new, self.shape, [case], settings, rehearsal=self.phantoms, before=None, device=CPU, report=tell,
                 should_stop=lambda: False,
             )  # fmt: skip
             new, _ = run.train()
