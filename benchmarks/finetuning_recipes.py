@@ -157,8 +157,8 @@ class Bench:
             case = reveal(scans[annotated], chosen, settings.held_out, seed)
             began = time.perf_counter()
             run = FineTuningRun(
-                self.old if recipe == "rounds-anew" else new, self.shape, [case], settings, rehearsal=self.phantoms, before=None, device=CPU, report=tell,
-                should_stop=lambda: False,
+                self.old if recipe == "rounds-anew" else new, self.shape, [case], settings, rehearsal=self.phantoms,
+                before=None, device=CPU, report=tell, should_stop=lambda: False,
             )  # fmt: skip
             new, _ = run.train()
             seconds += time.perf_counter() - began
