@@ -75,6 +75,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "wide": {"patch": (64, 64, 64), "steps": 150},
     "rounds": {**SMALL, "steps": 100},  # each goes on from the weights of the one before
 }
+RECIPES["two-scans"] = RECIPES["long-fast"]  # half of the slices each
 RECIPES["rounds-anew"] = RECIPES["long-fast"]  # each begins from the old model, as the panel and the command do
 RECIPES |= {  # the defaults, and slices chosen in other ways
     f"long-fast-{choice}": RECIPES["long-fast"] for choice in ("uncertainty", "foreground-random")
@@ -136,7 +137,8 @@ class Bench:
         else:
             annotated = names[seed % len(names)]
         others = [n for n in names if n != annotated]
-        tested = [others[i] for i in np.random.default_rng(seed).permutation(len(others))[:2]]
+        order = [others[i] for i in np.random.default_rng(seed).permutation(len(others))]
+        tested, known = order[:2], [annotated, *(order[2:3] if recipe == "two-scans" else ())]
         own = SOURCES[seed % 3] if domain == "fetal" else next(n for n in SOURCES if n != annotated)
         settings = FineTuningSettings.from_json(
             {**RECIPES[recipe], "seed": seed, "merged": MERGED[domain], "judge_every": 0}
@@ -147,17 +149,19 @@ class Bench:
         new, seconds, rows = self.old, 0.0, []
         for number in range(1, rounds + 1):
             budget = BudgetSettings(
-                amount=percent / rounds, unit="percent", per="scan", axis="axial" if percent >= 100 else "mixed",
-                selection=first if number == 1 else "uncertainty", extent="brain", seed=seed,
-                exclude=tuple(s.key for s in chosen),
+                amount=percent / rounds / len(known), unit="percent", per="scan",
+                axis="axial" if percent >= 100 else "mixed", selection=first if number == 1 else "uncertainty",
+                extent="brain", seed=seed, exclude=tuple(s.key for s in chosen),
             )  # fmt: skip
             by = mixed(self.old, new, ACCEPTED) if recipe == "rounds-anew" else new
-            seen = scans[annotated] if number == 1 else seen_by(by, scans[annotated], self.shape)
-            chosen += plan_slices([to_plan(seen)], budget).slices
-            case = reveal(scans[annotated], chosen, settings.held_out, seed)
+            seen = [scans[n] if number == 1 else seen_by(by, scans[n], self.shape) for n in known]
+            chosen += plan_slices([to_plan(one) for one in seen], budget).slices
+            cases = [
+                reveal(scans[n], [s for s in chosen if s.scan == n], settings.held_out, seed) for n in known
+            ]  # fmt: skip
             began = time.perf_counter()
             run = FineTuningRun(
-                self.old if recipe == "rounds-anew" else new, self.shape, [case], settings, rehearsal=self.phantoms,
+                self.old if recipe == "rounds-anew" else new, self.shape, cases, settings, rehearsal=self.phantoms,
                 before=None, device=CPU, report=tell, should_stop=lambda: False,
             )  # fmt: skip
             new, _ = run.train()
@@ -166,10 +170,10 @@ class Bench:
             torch.save(new.state_dict(), self.out / "weights" / f"{domain}-{recipe}-{percent:g}-{seed}-{number}.pt")
             common = {
                 "domain": domain, "recipe": recipe, "percent": percent, "seed": seed, "round": number,
-                "slices": len(chosen), "annotated": annotated, "seconds": round(seconds),
+                "slices": len(chosen), "annotated": "+".join(known), "seconds": round(seconds),
             }  # fmt: skip
             mixes = (0.0, *MIXES) if number == rounds else (MIXES[-1],)
-            rows += [{**common, **row} for row in self.tested(domain, case, new, mixes, tested, own)]
+            rows += [{**common, **row} for row in self.tested(domain, cases[0], new, mixes, tested, own)]
         return rows
 
     def tested(
