@@ -9,7 +9,7 @@ WORKERS ?= 2
 PROCESSES ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest Testing -n $(PROCESSES) --dist loadfile
 
-.PHONY: demo study test test-fast lint train rehearsal tables clean
+.PHONY: demo study test coverage test-fast lint train rehearsal tables clean
 .DELETE_ON_ERROR:
 
 $(VENV)/base: pyproject.toml constraints.txt
@@ -31,6 +31,10 @@ study: $(VENV)/base
 	$(VENV)/bin/neonatalseg bids $(DATA) $(OUT) participant --workers $(WORKERS)
 
 test: $(VENV)/test
+	$(PYTEST)
+
+# As make test, and which lines no test reaches: a fifth slower.
+coverage: $(VENV)/test
 	$(PYTEST) --cov --cov-report=term:skip-covered
 
 # For between two edits: without the tests that train, segment, draw the panel or start a compute process.
