@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from NeonatalSegLib.annotation.new_study import start_study
 from NeonatalSegLib.annotation.plan import BudgetSettings, Plan, PlannedSlice
 from NeonatalSegLib.annotation.session import AnnotationSession
 from NeonatalSegLib.annotation.study import StudyScan
+from NeonatalSegLib.cli.app import run
 from NeonatalSegLib.datasets.cache import build_cache
 from NeonatalSegLib.datasets.phantom import Phantom
 from NeonatalSegLib.engine.client import Client, EngineError
@@ -275,9 +276,11 @@ def test_the_compute_process_tells_bad_input_in_words(client: Client, study: Pat
 
 
 def command(*arguments: object) -> tuple[int, str, str]:
-    line = [sys.executable, "-m", "NeonatalSegLib.cli", *map(str, arguments)]
-    done = subprocess.run(line, capture_output=True, text=True, encoding="utf-8")
-    return done.returncode, done.stdout, done.stderr
+    """Status, output and errors of a command line, in this process: another one would load torch again each time."""
+    out, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        status = run([str(argument) for argument in arguments])
+    return status, out.getvalue(), errors.getvalue()
 
 
 def test_the_command_makes_a_candidate_that_is_accepted_on_request(
