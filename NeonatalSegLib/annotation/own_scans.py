@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from NeonatalSegLib.annotation.completed import AnnotatedScan, read_annotations
+from NeonatalSegLib.annotation.completed import AnnotatedScan, read_rounds
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.evaluation.metrics import volumes_ml
 from NeonatalSegLib.progress import Progress
@@ -26,7 +26,9 @@ def complete_study(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Iterator[dict[str, Path]]:
-    """Segment every annotated scan of a study; what was annotated stays exactly, the model fills the rest.
+    """Segment every annotated scan of a study and of the rounds before it; the model fills what was not annotated.
+
+    What was annotated stays exactly.
 
     Yields:
         What was written for a scan, by kind, as ``segmentation.outputs.write_outputs`` gives it.
@@ -34,7 +36,7 @@ def complete_study(
     Raises:
         NeonatalSegError: no completed slice, or a scan that cannot be read; earlier scans are written by then.
     """
-    for annotated in read_annotations(study, raters):
+    for annotated in read_rounds(study, raters=raters):
         scan = load_scan(annotated.t1, annotated.t2, name=annotated.name, age_weeks=annotated.age_weeks)
         found = keep_annotated(segmenter.segment(scan, progress=progress), annotated)
         yield write_outputs(found, scan, out, overwrite=overwrite)

@@ -211,9 +211,9 @@ def complete(
     overwrite: Overwrite = False,
 ) -> None:
     """Segment the annotated scans of a study, the completed slices exactly as they were annotated."""
-    from NeonatalSegLib.annotation.completed import read_annotations
+    from NeonatalSegLib.annotation.completed import read_rounds
 
-    read_annotations(study, rater)  # bad input is told before the network's libraries load
+    read_rounds(study, raters=rater)  # bad input is told before the network's libraries load
     from NeonatalSegLib.annotation.own_scans import complete_study
     from NeonatalSegLib.segmentation.outputs import check_writable
     from NeonatalSegLib.segmentation.segmenter import Segmenter
