@@ -12,7 +12,7 @@ from NeonatalSegLib.models.for_study import is_study, named_by_study
 from NeonatalSegLib.models.history import Event, accepted_order, read_events, user_folder
 from NeonatalSegLib.resources import shipped_models
 
-DEFAULT_MODEL = "neonatal-v4"
+DEFAULT_MODEL = "neonatal-v5"
 
 
 def list_models() -> list[Model]:
@@ -52,7 +52,7 @@ def find_model(name_or_path: str | Path | None = None) -> Model:
         NeonatalSegError: there is none of that name (it lists what there is), or it is broken (it says how).
 
     Example:
-        >>> find_model("neonatal-v4").spacing_mm
+        >>> find_model("neonatal-v5").spacing_mm
         0.8
     """
     if name_or_path is None:

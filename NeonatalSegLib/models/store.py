@@ -2,7 +2,7 @@
 
     >>> from NeonatalSegLib.models import store
     >>> store.current_name()  # what is used where no model is named
-    'neonatal-v4'
+    'neonatal-v5'
 
 A version is a bundle (models/bundle.py) in the user's folder. It is written beside its place and appears by one rename,
 so a killed process leaves no half model, and two that end at once give two. What is current follows from the history of
