@@ -107,7 +107,7 @@ def main() -> None:
     subjects = [s for s in found if s.name in facts.test_subjects]
     training = {s.name: s.age_weeks for s in found if s.name in facts.training_subjects}
     ages = ", ".join(f"{s.name.removeprefix('sub-')} ({s.age_weeks:g} weeks)" for s in subjects)
-    parts, figures = [f"Held out of training and of every choice: {ages}. One model, one seed."], {}
+    parts, figures = [f"Held out of training: {ages}. One model, one seed."], {}
     for name, contrasts in INPUTS.items():
         evaluation, ages = evaluate(segmenter, subjects, contrasts)
         age = age_figures(ages, training)
