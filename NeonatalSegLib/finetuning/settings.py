@@ -83,7 +83,7 @@ class FineTuningSettings:
     mixes: tuple[float, ...] = None  # type: ignore[assignment]  # as ``steps``
     keep: str = "everything"
     held_out: float = 0.2
-    judge_every: float = 0.25
+    judge_every: float = 0.2
     merged: tuple[tuple[int, ...], ...] = ()
     patch: tuple[int, int, int] | None = (48, 48, 48)
     seed: int = 0
