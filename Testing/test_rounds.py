@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from small_studies import make_study, small_scan
+from store_models import add, save_parent
 
 from NeonatalSegLib.annotation.completed import all_rounds, completed_keys, read_rounds
 from NeonatalSegLib.annotation.new_study import start_study
@@ -18,7 +19,9 @@ from NeonatalSegLib.annotation.session import AnnotationSession
 from NeonatalSegLib.annotation.study import StudyScan, read_study
 from NeonatalSegLib.annotation.trust import LeavesStudyError, outside_of, trust
 from NeonatalSegLib.cli.app import run
+from NeonatalSegLib.engine.client import Client
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.models.for_study import name_for_study
 from NeonatalSegLib.scans.grid import plane
 
 FIRST = (("axial", 5), ("axial", 11), ("axial", 14))
@@ -89,6 +92,28 @@ def test_what_was_completed_in_any_round_is_left_out(first: Path, tmp_path: Path
         "sub-01/axial/14",
         "sub-01/axial/5",
     )
+
+
+def test_the_compute_process_plans_a_round_by_the_model_that_the_study_names(first: Path, tmp_path: Path) -> None:
+    made = add(save_parent(tmp_path))
+    name_for_study(first, made)
+    scan = {"name": "sub-01", "t1": None, "t2": str(tmp_path / "sub-01_T2w.nii.gz"), "age_weeks": 40.0}
+    settings = BudgetSettings(3, "slices", axis="axial", selection="uncertainty", extent="central", min_gap_mm=0)
+    with Client() as client:
+        told = client.request(
+            "plan",
+            study=str(tmp_path / "second"),
+            scans=[scan],
+            settings=settings.to_json(),
+            model=str(first),
+            device="cpu",
+            prefill="model",
+            earlier=[str(first)],
+        ).result(120)
+    assert (told["slices"], told["model_name"], told["model_hash"]) == (3, made.name, made.hash)
+    second = read_study(tmp_path / "second")
+    assert not {"sub-01/axial/5", "sub-01/axial/11"} & {s.key for s in second.plan.slices}
+    assert [path.resolve() for path in second.earlier] == [first.resolve()]
 
 
 def test_rounds_that_lie_side_by_side_move_together(tmp_path: Path) -> None:

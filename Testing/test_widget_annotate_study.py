@@ -295,13 +295,17 @@ class MakeTest(AnnotateCase):
             self.ui.doneButton.click()
         self.assertTrue(self.ui.nextRoundButton.isVisibleTo(self.ui.annotateSection))
 
-    def test_the_next_round_goes_on_from_this_one(self) -> None:
+    def next_round(self) -> Any:
+        """Complete the study and ask for the next round; returns the request to the compute process."""
         self.open()
         self.complete_all()
         self.section.choose_folder = lambda title: str(self.folder / "second")
         self.ui.nextRoundButton.click()
         self.section.on_timer()
-        request = next(r for r in self.engine.requests if r.op == "plan")
+        return next(r for r in self.engine.requests if r.op == "plan")
+
+    def test_the_next_round_goes_on_from_this_one(self) -> None:
+        request = self.next_round()
         fields = request.fields
         self.assertEqual((fields["earlier"], fields["model"]), ([str(self.study)], None))
         self.assertEqual((fields["settings"]["selection"], fields["settings"]["amount"]), ("uncertainty", 4))
@@ -322,12 +326,7 @@ class MakeTest(AnnotateCase):
 
     def test_the_next_round_is_by_the_model_that_the_study_names(self) -> None:
         name_for_study(self.study, find_model("neonatal-t1t2"))
-        self.open()
-        self.complete_all()
-        self.section.choose_folder = lambda title: str(self.folder / "second")
-        self.ui.nextRoundButton.click()
-        self.section.on_timer()
-        request = next(r for r in self.engine.requests if r.op == "plan")
+        request = self.next_round()
         self.assertEqual(request.fields["model"], str(self.study))
         request.say("error", message="There is no room.")
         self.section.on_timer()

@@ -107,11 +107,6 @@ class AnnotateState:
         item = self.item
         return item is not None and item.state in LEFT
 
-    @property
-    def completed(self) -> int:
-        """How many slices of the open study this rater has completed."""
-        return sum(item.state == "done" for item in self.project.items) if self.project is not None else 0
-
     def next_key(self) -> str:
         """The slice to go to: the next one left behind this one, or the first one left; "" where nothing is left."""
         if self.project is None:

@@ -295,7 +295,7 @@ class AnnotateController(VTKObservationMixin):
     @slot
     def on_next_round(self) -> None:
         """Make the study that goes on from the one that is open: by the model that this one names, where it does."""
-        if self.panel.project is None or not self.panel.completed:
+        if self.panel.project is None:
             return
         before = self.panel.project.study
         folder = self.choose_folder(_("Empty folder for the next round"))

@@ -79,8 +79,7 @@ class StudyMaker:
             NeonatalSegError: an input that cannot be used, or a folder that is not empty.
         """
         check_inputs(t1, t2)
-        if folder.exists() and any(folder.iterdir()):
-            raise NeonatalSegError(f"The folder {folder} is not empty: choose an empty one, or make a new one.")
+        _check_empty(folder)
         nodes = {key: node for key, node in (("t1", t1), ("t2", t2)) if node is not None}
         name = file_name((nodes.get("t2") or nodes["t1"]).GetName())
         files = {key: folder / "scans" / f"{name}_{key.upper()}w.nii.gz" for key in nodes}
@@ -112,8 +111,7 @@ class StudyMaker:
         Raises:
             NeonatalSegError: a folder that is not empty.
         """
-        if folder.exists() and any(folder.iterdir()):
-            raise NeonatalSegError(f"The folder {folder} is not empty: choose an empty one, or make a new one.")
+        _check_empty(folder)
         scans = [
             {"name": scan.name, "age_weeks": scan.age_weeks, **{key: _text(getattr(scan, key)) for key in _KEYS}}
             for scan in before.scans
@@ -191,6 +189,11 @@ class StudyMaker:
 
 
 _KEYS = ("t1", "t2")
+
+
+def _check_empty(folder: Path) -> None:
+    if folder.exists() and any(folder.iterdir()):
+        raise NeonatalSegError(f"The folder {folder} is not empty: choose an empty one, or make a new one.")
 
 
 def _text(path: Path | None) -> str | None:
