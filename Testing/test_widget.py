@@ -78,6 +78,11 @@ class StateTest(WidgetCase):
         self.assertIn("The age given is 34.0 weeks.", self.text("messageLabel"))
         self.assertIn("age by the model 39.4 weeks", self.text("messageLabel").splitlines()[-1])
 
+    def test_age_by_volumes(self) -> None:
+        self.load_scan()
+        self.run_to_result(volumes_age_weeks=36.18)
+        self.assertIn("age by volumes 36.2 weeks", self.text("messageLabel").splitlines()[-1])
+
     def test_cancel(self) -> None:
         self.load_scan()
         request = self.run_to_request()

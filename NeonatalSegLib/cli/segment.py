@@ -134,6 +134,8 @@ def _report(written: dict[str, Path]) -> str:
         typer.echo(f"{tissue:<45}{float(volume):8.1f} mL")
     if "PredictedAgeWeeks" in facts:
         typer.echo(f"{'Age by the model':<45}{facts['PredictedAgeWeeks']:8.1f} weeks")
+    if "AgeByVolumesWeeks" in facts:
+        typer.echo(f"{'Age by volumes':<45}{facts['AgeByVolumesWeeks']:8.1f} weeks")
     times = "  ".join(f"{k} {v:.1f} s" for k, v in facts["SecondsPerStage"].items())
     typer.echo(f"Model: {facts['Model']['Name']}  sha256 {facts['Model']['SHA256'][:12]}")
     engine = facts["Engine"]

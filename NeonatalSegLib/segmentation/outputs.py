@@ -176,6 +176,7 @@ def sidecar(segmentation: Segmentation, scan: Scan, options: SegmentOptions | No
         "HeadMasked": segmentation.head_masked,
         **({} if segmentation.inside_skull_ml is None else {"InsideSkullML": round(segmentation.inside_skull_ml, 1)}),
         **({} if segmentation.age_weeks is None else {"PredictedAgeWeeks": round(segmentation.age_weeks, 2)}),
+        **({} if (age := segmentation.volumes_age_weeks) is None else {"AgeByVolumesWeeks": round(age, 1)}),
         "Labels": {str(t.index): t.name for t in TISSUES},
         "Method": METHOD,
         "Model": {"Name": segmentation.model_name, "SHA256": segmentation.model_hash},

@@ -31,8 +31,9 @@ from NeonatalSegLib.scans.preprocessing import Prepared, prepare
 from NeonatalSegLib.scans.scan import Scan
 from NeonatalSegLib.scans.way_back import labels_on_scan, probabilities_on_scan
 from NeonatalSegLib.segmentation.engines import OpenEngine, open_engine
+from NeonatalSegLib.segmentation.growth import age_of_volumes
 from NeonatalSegLib.segmentation.plausibility import age_warning, cut_brain_warning
-from NeonatalSegLib.segmentation.verdict import Plausibility, assess, coarse_warning, evidence_of
+from NeonatalSegLib.segmentation.verdict import FAIL, Plausibility, assess, coarse_warning, evidence_of
 
 STAGES = {
     "prepare": (0.0, 0.15),
@@ -85,6 +86,7 @@ class Segmentation:
         model_name, model_hash: which model made it.
         registration_quality: agreement of T1 and T2, 0-1, or None with one of them.
         age_weeks: post-menstrual age as the model sees it; None where it has no age head.
+        volumes_age_weeks: as the volumes of the tissues show it (``growth.age_of_volumes``), or None.
         engine: which one ran the network, its precision, why, and what the processor can do (strings by name).
         head_masked: the scan showed much besides the brain, and that was masked (scans/preprocessing.py).
         inside_skull_ml: what lies inside the skull as the brain finder sees it; None where it saw no brain.
@@ -101,6 +103,7 @@ class Segmentation:
     model_hash: str = ""
     registration_quality: float | None = None
     age_weeks: float | None = None
+    volumes_age_weeks: float | None = None
     engine: dict[str, str] = field(default_factory=dict)
     head_masked: bool = False
     inside_skull_ml: float | None = None
@@ -187,6 +190,11 @@ class Segmenter:
         doubts += age_warning(scan.age_weeks, age)
         doubts += cut_brain_warning(sitk.GetArrayViewFromImage(result.label_map))
         result.plausibility = assess(result.label_map, evidence_of(probabilities, scan, age, prepared.brain_mm, doubts))
+        if result.plausibility.verdict != FAIL:  # volumes of what is no newborn's brain say nothing
+            result.volumes_age_weeks = age_of_volumes(result.volumes_ml)
+            if age is None:
+                late = age_warning(scan.age_weeks, None, result.volumes_age_weeks)
+                result.plausibility = result.plausibility.with_doubts(late)
         result.warnings = [*(finding.text for finding in result.plausibility.findings), *warnings]
         clock.leave()
         result.times_s = clock.times_s

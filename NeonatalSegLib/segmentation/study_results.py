@@ -25,7 +25,8 @@ class StudyRow:
 
     Attributes:
         name: of the scan, unique in the study.
-        age_weeks: post-menstrual age as given; ``predicted_age_weeks`` as the model tells it.
+        age_weeks: post-menstrual age as given; ``predicted_age_weeks`` as the model tells it;
+            ``age_by_volumes_weeks`` as the tissues show it, by which no volume is judged.
         volumes_ml: by tissue key, "brain" and "intracranial".
         verdict: "pass", "check", "fail", or "n/a" in results of versions that gave none.
         finding_kinds: short keys of what speaks against the result.
@@ -40,6 +41,7 @@ class StudyRow:
     name: str
     age_weeks: float | None = None
     predicted_age_weeks: float | None = None
+    age_by_volumes_weeks: float | None = None
     volumes_ml: Mapping[str, float] = field(default_factory=dict)
     verdict: str = UNKNOWN
     finding_kinds: tuple[str, ...] = ()
@@ -92,6 +94,7 @@ def _row(facts: Mapping[str, Any], path: Path, out: Path) -> StudyRow:
         name=str(facts.get("Name") or stem.split("_space-")[0]),
         age_weeks=_number(facts.get("AgeWeeks")),
         predicted_age_weeks=_number(facts.get("PredictedAgeWeeks")),
+        age_by_volumes_weeks=_number(facts.get("AgeByVolumesWeeks")),
         volumes_ml=_volumes(_object(facts.get("VolumesML"))),
         verdict=verdict if (verdict := plausibility.get("Verdict")) in VERDICTS else UNKNOWN,
         finding_kinds=tuple(dict.fromkeys(str(_object(f).get("Kind")) for f in _list(plausibility.get("Findings")))),

@@ -94,6 +94,7 @@ VOLUME_COLUMNS: Mapping[str, Mapping[str, Any]] = {
     "name": _NAME,
     "age_weeks": {"Description": "Post-menstrual age at scan, as given", "Units": "weeks"},
     "predicted_age_weeks": {"Description": "Post-menstrual age as the model tells it", "Units": "weeks"},
+    "age_by_volumes_weeks": {"Description": "Post-menstrual age that the tissues' volumes show", "Units": "weeks"},
     **{f"{key}_ml": {"Description": f"Volume of {key}", "Units": "mL"} for key in TISSUE_KEYS},
     "brain_ml": {"Description": "Sum of the tissues without CSF and ventricles", "Units": "mL"},
     "intracranial_ml": {"Description": "Sum of the eight tissues: brain, CSF and ventricles", "Units": "mL"},
@@ -123,7 +124,8 @@ QC_COLUMNS: Mapping[str, Mapping[str, Any]] = {
 
 def _volume_cells(row: StudyRow) -> list[str]:
     scores = row.z_scores
-    cells = [cell(row.name), *(_number(age, "g") for age in (row.age_weeks, row.predicted_age_weeks))]
+    ages = (row.age_weeks, row.predicted_age_weeks, row.age_by_volumes_weeks)
+    cells = [cell(row.name), *(_number(age, "g") for age in ages)]
     cells += [_number(row.volumes_ml.get(key), ".3f") for key in VOLUME_KEYS]
     return [*cells, *(_number(scores.get(key), ".2f") for key in Z_KEYS), row.verdict]
 

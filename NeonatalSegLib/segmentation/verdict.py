@@ -73,6 +73,10 @@ class Plausibility:
         levels = {finding.level for finding in self.findings}
         return FAIL if FAIL in levels else CHECK if CHECK in levels else PASS
 
+    def with_doubts(self, texts: Sequence[str]) -> Plausibility:
+        """The same and more to check, in words."""
+        return Plausibility((*self.findings, *(Finding(CHECK, "scan", text) for text in texts)))
+
     def to_json(self) -> dict[str, object]:
         """For the side-car."""
         findings = [{"Level": f.level, "Kind": f.kind, "Text": f.text} for f in self.findings]

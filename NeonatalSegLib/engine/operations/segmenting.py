@@ -28,7 +28,7 @@ def segment(job: Job, models: WarmModels) -> dict[str, Any]:
     where not asked for), ``volumes_ml``, ``verdict`` (pass, check or fail), ``warnings``, ``times_s`` (the segmenter's
     stages and "load", "read", "write"), ``warm`` (the model was loaded), ``device``, ``engine`` (its facts),
     ``model_name``, ``model_hash``, ``registration_quality``, ``age_weeks`` (as the model sees it, null where it has no
-    age head).
+    age head), ``volumes_age_weeks`` (as the tissues' volumes show it, or null).
     """
     options = _options(job.fields.get("options") or {})
     folder = job.folder
@@ -80,6 +80,7 @@ def segment(job: Job, models: WarmModels) -> dict[str, Any]:
         "model_hash": done.model_hash,
         "registration_quality": _number(done.registration_quality),
         "age_weeks": _number(done.age_weeks),
+        "volumes_age_weeks": _number(done.volumes_age_weeks),
     }
 
 

@@ -30,6 +30,7 @@ class Outcome:
         seconds: from the click to the segments in the scene; ``times_s`` has the stages.
         warm: the model was loaded already.
         age_weeks: post-menstrual age as the model sees it, None where it tells none.
+        volumes_age_weeks: as the volumes of the tissues show it, or None.
         verdict: pass, check or fail: whether the result can be a newborn's brain.
     """
 
@@ -44,6 +45,7 @@ class Outcome:
     warm: bool
     age_weeks: float | None = None
     verdict: str = "pass"
+    volumes_age_weeks: float | None = None
 
     @property
     def rows(self) -> list[tuple[str, float]]:
@@ -100,6 +102,7 @@ def place_result(
         bool(fields.get("warm")),
         fields.get("age_weeks"),
         str(fields.get("verdict") or "pass"),
+        fields.get("volumes_age_weeks"),
     )
 
 

@@ -264,6 +264,8 @@ class PanelController(VTKObservationMixin):
         facts = [outcome.device, _("model {model}").format(model=outcome.model)]
         if outcome.age_weeks is not None:
             facts.append(_("age by the model {weeks} weeks").format(weeks=f"{outcome.age_weeks:.1f}"))
+        elif outcome.volumes_age_weeks is not None:
+            facts.append(_("age by volumes {weeks} weeks").format(weeks=f"{outcome.volumes_age_weeks:.1f}"))
         summary = _("Done in {time}: {facts}.").format(time=duration(outcome.seconds), facts=", ".join(facts))
         self.panel.finished(outcome.rows, outcome.warnings, summary, outcome.verdict)
         self.show_result()

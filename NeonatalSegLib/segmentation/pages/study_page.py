@@ -49,13 +49,13 @@ def study_page(rows: Sequence[StudyRow], without: Mapping[str, str] = MappingPro
 
 
 def _cells(row: StudyRow) -> dict[str, Any]:
-    scores, age, told = row.z_scores, row.age_weeks, row.predicted_age_weeks
+    scores, age = row.z_scores, row.age_weeks
     return {
         "name": row.name,
         "report": quote(row.report),
         "picture": quote(row.picture),
         "age": UNKNOWN if age is None else f"{age:g}",
-        "told": f"{told:.1f} by the model" if told is not None else "",
+        "told": _told(row),
         "weeks": "" if row.known_age_weeks is None else row.known_age_weeks,
         "verdict": row.verdict,
         "warnings": row.warnings,
@@ -69,6 +69,13 @@ def _cells(row: StudyRow) -> dict[str, Any]:
             for key in COLUMNS
         ],
     }
+
+
+def _told(row: StudyRow) -> str:
+    """The age as the model tells it, else as the tissues' volumes show it."""
+    if row.predicted_age_weeks is not None:
+        return f"{row.predicted_age_weeks:.1f} by the model"
+    return "" if row.age_by_volumes_weeks is None else f"{row.age_by_volumes_weeks:.1f} by volumes"
 
 
 def _points(rows: Sequence[StudyRow], key: str) -> list[Point]:
