@@ -25,8 +25,7 @@ class StudyRow:
 
     Attributes:
         name: of the scan, unique in the study.
-        age_weeks: post-menstrual age as given; ``predicted_age_weeks`` as the model tells it;
-            ``age_by_volumes_weeks`` as the tissues show it, by which no volume is judged.
+        age_weeks: post-menstrual age as given; ``predicted_age_weeks`` as the model tells it.
         volumes_ml: by tissue key, "brain" and "intracranial".
         verdict: "pass", "check", "fail", or "n/a" in results of versions that gave none.
         finding_kinds: short keys of what speaks against the result.
@@ -36,12 +35,12 @@ class StudyRow:
         method: ``segmenter.METHOD`` of the version that made it.
         report: page of the scan below the study's folder with "/" between folders; ``picture`` likewise. "" where
             there is none.
+        age_by_volumes_weeks: post-menstrual age as the tissues show it, by which no volume is judged.
     """
 
     name: str
     age_weeks: float | None = None
     predicted_age_weeks: float | None = None
-    age_by_volumes_weeks: float | None = None
     volumes_ml: Mapping[str, float] = field(default_factory=dict)
     verdict: str = UNKNOWN
     finding_kinds: tuple[str, ...] = ()
@@ -55,6 +54,7 @@ class StudyRow:
     method: str = UNKNOWN
     report: str = ""
     picture: str = ""
+    age_by_volumes_weeks: float | None = None
 
     @property
     def known_age_weeks(self) -> float | None:
