@@ -11,7 +11,7 @@ import pytest
 from benchmarks.age_by_volumes import KEPT_OUT, brains
 from NeonatalSegLib.datasets.phantom import write_newborn
 from NeonatalSegLib.segmentation.batch import run_study
-from NeonatalSegLib.segmentation.growth import AGES, GROWTH, age_of_volumes
+from NeonatalSegLib.segmentation.growth import AGES, GROWTH, age_of_volumes, shown_age
 from NeonatalSegLib.segmentation.plausibility import age_warning
 from NeonatalSegLib.segmentation.segmenter import Segmenter
 from NeonatalSegLib.segmentation.study_scans import scans_of_list
@@ -31,6 +31,14 @@ def test_what_is_missing_or_no_newborn_has_no_age() -> None:
     assert age_of_volumes({**usual, "deep_gm": 0.0}) is None
     assert age_of_volumes({key: ml for key, ml in usual.items() if key != "cerebellum"}) is None
     assert age_of_volumes({key: 8 * ml for key, ml in usual.items()}) is None  # voxels of twice their size
+
+
+@pytest.mark.parametrize("factor", [0.125, 8.0])
+def test_an_age_that_is_too_far_to_be_told_is_doubted_all_the_same(factor: float) -> None:
+    volumes = {key: factor * growth.expected_ml(36.0) for key, growth in GROWTH.items()}
+    assert age_of_volumes(volumes) is None
+    (told,) = age_warning(36.0, None, shown_age(volumes))
+    assert "36.0 weeks" in told and "5 weeks apart" in told
 
 
 def test_newborns_kept_out_and_another_scanner_are_within_the_promise(data_folder: Path) -> None:

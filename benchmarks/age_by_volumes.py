@@ -69,7 +69,8 @@ def true_volumes(file: Path) -> dict[str, float]:
 
 
 def features(v: Mapping[str, float]) -> tuple[float, float]:
-    """Logarithms of the cortex in mL and of the deep grey matter's share of the brain."""
+    """Logarithms of the cortex in mL and of the deep grey matter's share of the brain, as ``growth.shown_age`` takes
+    them; here the brainstem may be 0, since the templates' labels count it to the cerebellum."""
     cortex = v["cortical_gm"] + v["hippocampus"]
     brain = cortex + v["wm"] + v["cerebellum"] + v["brainstem"] + v["deep_gm"]
     return np.log(cortex), np.log(v["deep_gm"] / brain)

@@ -24,7 +24,7 @@ WIDER = 1.6
 # Age in weeks: a constant, and what it grows with the logarithms of the cortex in mL (hippocampus included) and of the
 # deep grey matter's share of the brain.
 AGE_BY_VOLUMES = (21.89, 10.73, 13.29)
-TOLD_WEEKS = (24.0, 48.0)
+TOLD_WEEKS = (24.0, 48.0)  # four weeks beyond what the fit saw
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,21 @@ def age_of_size(intracranial_ml: float) -> float:
     return float(np.interp(intracranial_ml, usual, ages))
 
 
+def shown_age(volumes_ml: Mapping[str, float]) -> float | None:
+    """The age in weeks of :func:`age_of_volumes`, also where no newborn is so old or young: to doubt a given age by.
+
+    Returns:
+        None where a volume is missing or 0.
+    """
+    brain = [volumes_ml.get(key, 0.0) for key in ("wm", "cerebellum", "brainstem")]
+    deep = volumes_ml.get("deep_gm", 0.0)
+    cortex = volumes_ml.get("cortical_gm", 0.0) + volumes_ml.get("hippocampus", 0.0)  # templates do not part them
+    if min(*brain, deep, cortex) <= 0:
+        return None
+    constant, of_cortex, of_deep = AGE_BY_VOLUMES
+    return constant + of_cortex * math.log(cortex) + of_deep * math.log(deep / (sum(brain) + cortex + deep))
+
+
 def age_of_volumes(volumes_ml: Mapping[str, float]) -> float | None:
     """The post-menstrual age in weeks that the tissues show: the cortex grows, and deep grey matter becomes a smaller
     part of the brain.
@@ -123,14 +138,8 @@ def age_of_volumes(volumes_ml: Mapping[str, float]) -> float | None:
         >>> round(age_of_volumes(volumes), 1)
         37.2
     """
-    brain = [volumes_ml.get(key, 0.0) for key in ("wm", "cerebellum", "brainstem")]
-    deep = volumes_ml.get("deep_gm", 0.0)
-    cortex = volumes_ml.get("cortical_gm", 0.0) + volumes_ml.get("hippocampus", 0.0)  # templates do not part them
-    if min(*brain, deep, cortex) <= 0:
-        return None
-    constant, of_cortex, of_deep = AGE_BY_VOLUMES
-    age = constant + of_cortex * math.log(cortex) + of_deep * math.log(deep / (sum(brain) + cortex + deep))
-    return age if TOLD_WEEKS[0] <= age <= TOLD_WEEKS[1] else None
+    age = shown_age(volumes_ml)
+    return age if age is not None and TOLD_WEEKS[0] <= age <= TOLD_WEEKS[1] else None
 
 
 def signed_text(z_score: float) -> str:

@@ -31,7 +31,7 @@ from NeonatalSegLib.scans.preprocessing import Prepared, prepare
 from NeonatalSegLib.scans.scan import Scan
 from NeonatalSegLib.scans.way_back import labels_on_scan, probabilities_on_scan
 from NeonatalSegLib.segmentation.engines import OpenEngine, open_engine
-from NeonatalSegLib.segmentation.growth import age_of_volumes
+from NeonatalSegLib.segmentation.growth import age_of_volumes, shown_age
 from NeonatalSegLib.segmentation.plausibility import age_warning, cut_brain_warning
 from NeonatalSegLib.segmentation.verdict import FAIL, Plausibility, assess, coarse_warning, evidence_of
 
@@ -193,7 +193,7 @@ class Segmenter:
         if result.plausibility.verdict != FAIL:  # volumes of what is no newborn's brain say nothing
             result.volumes_age_weeks = age_of_volumes(result.volumes_ml)
             if age is None:
-                late = age_warning(scan.age_weeks, None, result.volumes_age_weeks)
+                late = age_warning(scan.age_weeks, None, shown_age(result.volumes_ml))
                 result.plausibility = result.plausibility.with_doubts(late)
         result.warnings = [*(finding.text for finding in result.plausibility.findings), *warnings]
         clock.leave()
