@@ -35,16 +35,10 @@ def library_modules() -> list[str]:
 
 
 def test_importing_the_package_loads_nothing() -> None:
-    """Under 50 ms, of which all goes to Python's own modules: measured as the time that this process worked."""
-    code = (
-        "import sys, time\nbefore = set(sys.modules)\nstarted = time.process_time()\nimport NeonatalSegLib\n"
-        "print(time.process_time() - started)\n"
-        "print(sorted({m.split('.')[0] for m in set(sys.modules) - before} - set(sys.stdlib_module_names)))"
-    )
+    """Nothing but itself and ``typing``, so that it takes no longer than that, on any machine."""
+    code = "import sys, typing\nbefore = set(sys.modules)\nimport NeonatalSegLib\nprint(set(sys.modules) - before)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    seconds, loaded = done.stdout.splitlines()
-    assert float(seconds) < 0.05
-    assert loaded == "['NeonatalSegLib']"
+    assert done.stdout.strip() == "{'NeonatalSegLib'}"
 
 
 def test_light_names_stay_light() -> None:

@@ -29,6 +29,7 @@ from NeonatalSegLib.networks.openvino_engine import has_wheels
 
 ROOT = Path(__file__).resolve().parents[1]
 START_S = 60.0  # generous: a cold disk and two busy cores
+STOP_S = 8.0  # far less than a user would take for a hang; a quiet machine needs the 1.5 s of grace and a moment
 
 STUCK_IMPORT = """
     import importlib.abc, sys, threading
@@ -270,12 +271,10 @@ def test_killed_worker_is_told_and_replaced(make_client: MakeClient) -> None:
 def test_cancel_of_a_stuck_worker_kills_it_in_time(make_client: MakeClient) -> None:
     client = make_client(STUCK_IMPORT)
     request, worker = first_progress(client, "hello")
-    asked = time.perf_counter()
     request.cancel()
-    returned = time.perf_counter() - asked
+    assert request.final is None and worker.is_running()  # it did not wait for the end of the grace
     with pytest.raises(Cancelled):
-        request.result(10)
-    assert returned < 0.1 and time.perf_counter() - asked < 2.0
+        request.result(STOP_S)
     assert request.final["forced"] is True
     assert not psutil.wait_procs([worker], timeout=5)[1]
     answers(client)
@@ -308,7 +307,7 @@ def test_close_leaves_nothing(make_client: MakeClient, temporary_root: Path) -> 
     (client.new_folder() / "t1.nrrd").write_bytes(b"image")
     asked = time.perf_counter()
     client.close()
-    assert time.perf_counter() - asked < 3.0
+    assert time.perf_counter() - asked < STOP_S
     assert not worker.is_running() and list(temporary_root.iterdir()) == []
     assert request.final is not None and request.final.name == "cancelled"
     client.close()

@@ -256,7 +256,9 @@ def test_the_shipped_export_gives_the_labels_of_the_shipped_weights(newborn_file
 def test_cancel_inside_a_large_window_stops_the_computation_and_leaves_the_engine_usable() -> None:
     engine = openvino(find_model())
     window = np.random.default_rng(0).normal(size=(2, 128, 160, 128)).astype(np.float32)
-    asked: list[float] = []
+    asked = [time.process_time()]  # time of the processor: others may be using it as well
+    engine.run(window, lambda _: None)
+    whole_s = time.process_time() - asked.pop()
 
     def cancel(_: float) -> None:
         asked.append(time.process_time())
@@ -265,8 +267,7 @@ def test_cancel_inside_a_large_window_stops_the_computation_and_leaves_the_engin
 
     with pytest.raises(Cancelled):
         engine.run(window, cancel)
-    # Time of the processor: others may be using it as well. The whole window takes 0.7 s and more.
-    assert time.process_time() - asked[-1] < 0.3
+    assert time.process_time() - asked[-1] < 0.5 * whole_s
     told: list[float] = []
     small = np.ascontiguousarray(window[:, :64, :64, :64])
     for _ in range(2):

@@ -108,7 +108,7 @@ class RealEngineTest(unittest.TestCase):
         self.logic.cancel()
         self.wait(lambda: self.heard.ends)
         self.assertEqual(len(self.heard.cancelled), 1)
-        self.assertLess(time.monotonic() - clicked, 3.0)
+        self.assertLess(time.monotonic() - clicked, 8.0)  # 1.5 s of grace; the rest is for a busy machine
 
     def test_worker_killed_in_the_middle(self) -> None:
         import psutil
