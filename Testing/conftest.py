@@ -82,7 +82,16 @@ def newborn() -> Phantom:
 @pytest.fixture(scope="session")
 def newborn_files(newborn: Phantom, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same newborn as NIfTI files: "t1", "t2", "labels"."""
-    folder = tmp_path_factory.mktemp("newborn")
+    return files_of(newborn, tmp_path_factory.mktemp("newborn"))
+
+
+@pytest.fixture(scope="session")
+def coarse_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Files like ``newborn_files`` of voxels of 3 mm: for tests to which it does not matter what a network finds."""
+    return files_of(draw_newborn(40.0, seed=11, spacing_mm=3.0), tmp_path_factory.mktemp("coarse"))
+
+
+def files_of(newborn: Phantom, folder: Path) -> dict[str, Path]:
     files = {}
     for key, suffix in (("t1", "T1w"), ("t2", "T2w"), ("labels", "dseg")):
         files[key] = folder / f"sub-01_{suffix}.nii.gz"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
+from tiny_models import exported_model
 
 from NeonatalSegLib.datasets.phantom import write_newborn
 from NeonatalSegLib.errors import NeonatalSegError
@@ -24,18 +25,18 @@ from NeonatalSegLib.segmentation.study_scans import scans_of_bids, scans_of_list
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
     settings = NetworkSettings((2, 4, 4), 2.0, (32, 32, 32), heads=1)
     folder = tmp_path_factory.mktemp("model") / "tiny"
-    return Segmenter(save_model(build_network(settings), settings, folder, description="random"), "cpu")
+    return Segmenter(exported_model(folder, settings), "cpu")
 
 
 @pytest.fixture
-def study(newborn_files: dict[str, Path], tmp_path: Path) -> Path:
+def study(coarse_files: dict[str, Path], tmp_path: Path) -> Path:
     """BIDS: one subject with two sessions, one with a broken T2."""
     root = tmp_path / "study"
     for subject, session in (("sub-A", "ses-1"), ("sub-A", "ses-2"), ("sub-B", "")):
         anat = root / subject / session / "anat"
         anat.mkdir(parents=True)
         stem = "_".join(p for p in (subject, session) if p)
-        (anat / f"{stem}_T2w.nii.gz").write_bytes(newborn_files["t2"].read_bytes())
+        (anat / f"{stem}_T2w.nii.gz").write_bytes(coarse_files["t2"].read_bytes())
     (root / "sub-B" / "anat" / "sub-B_T2w.nii.gz").write_bytes(b"broken")
     (root / "participants.tsv").write_text("participant_id\tscan_age\nsub-A\t40.1\nsub-B\t41\n")
     return root
@@ -84,9 +85,9 @@ def test_the_age_by_the_model_stands_in_the_table(tmp_path: Path) -> None:
         assert (values["age_weeks"], values["predicted_age_weeks"]) == ("42", told)
 
 
-def test_a_list_of_scans(tiny: Segmenter, newborn_files: dict[str, Path], tmp_path: Path) -> None:
+def test_a_list_of_scans(tiny: Segmenter, coarse_files: dict[str, Path], tmp_path: Path) -> None:
     table = tmp_path / "scans.tsv"
-    table.write_text(f"name\tt1\tt2\tage_weeks\none\t{newborn_files['t1']}\t\t40\ntwo\tmissing.nii.gz\t\tn/a\n")
+    table.write_text(f"name\tt1\tt2\tage_weeks\none\t{coarse_files['t1']}\t\t40\ntwo\tmissing.nii.gz\t\tn/a\n")
     result = run_study(tiny, scans_of_list(table), tmp_path / "out", report=lambda _: None)
     assert (result.done, list(result.failed), result.exit_status) == (["one"], ["two"], 3)
     assert (tmp_path / "out" / "one" / "one_dseg.nii.gz").is_file()
@@ -118,9 +119,9 @@ def headless(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_headless_script_segments_one_scan(tiny: Segmenter, newborn_files: dict[str, Path], tmp_path: Path) -> None:
+def test_headless_script_segments_one_scan(tiny: Segmenter, coarse_files: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = headless("--t2", newborn_files["t2"], "--out", out, "--model", tiny.model.folder)
+    done = headless("--t2", coarse_files["t2"], "--out", out, "--model", tiny.model.folder)
     assert done.returncode == 0, done.stderr
     assert (out / "sub-01_dseg.nii.gz").is_file()
     assert headless("--t2", tmp_path / "none.nii", "--out", out).returncode == 2

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from conftest import ROOT
+from tiny_models import exported_model
 
-from NeonatalSegLib.models.bundle import save_model
 from NeonatalSegLib.models.registry import DEFAULT_MODEL
-from NeonatalSegLib.networks.network import NetworkSettings, build_network
+from NeonatalSegLib.networks.network import NetworkSettings
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.tissues import TISSUES
 
@@ -38,7 +38,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with random weights: fast, for everything but the segmentation itself."""
     settings = NetworkSettings((2, 4, 4), 1.5, (32, 32, 32), heads=1)
     folder = tmp_path_factory.mktemp("model") / "tiny"
-    return save_model(build_network(settings), settings, folder, description="random").folder
+    return exported_model(folder, settings).folder
 
 
 # What Typer and Rich bring along; anything else that the help loads is ours to answer for.
@@ -140,12 +140,12 @@ def test_segment_leaves_what_it_promises(newborn_files: dict[str, Path], tmp_pat
 
 
 def test_nonsense_is_told_on_top_and_strict_gives_it_a_status(
-    newborn_files: dict[str, Path], tiny_model: Path, tmp_path: Path
+    coarse_files: dict[str, Path], tiny_model: Path, tmp_path: Path
 ) -> None:
     """Random weights scatter labels over the head."""
     for strict, status in (((), 0), (("--strict",), 5)):
         out = tmp_path / str(status)
-        done = neonatalseg("segment", "--t2", newborn_files["t2"], "--out", out, "--model", tiny_model, *strict)
+        done = neonatalseg("segment", "--t2", coarse_files["t2"], "--out", out, "--model", tiny_model, *strict)
         assert done.returncode == status, done.stderr
         assert done.stderr.startswith("Plausibility: fail")
         facts = json.loads((out / "sub-01_dseg.json").read_text(encoding="utf-8"))
@@ -166,9 +166,9 @@ def refused(done: subprocess.CompletedProcess[str], out: Path, *words: str) -> N
     assert not out.exists() or not list(out.iterdir())
 
 
-def test_bad_scans_are_refused_before_anything_is_written(newborn_files: dict[str, Path], tmp_path: Path) -> None:
-    (tmp_path / "bad.nii.gz").write_bytes(newborn_files["t2"].read_bytes()[:5000])
-    zeros = sitk.ReadImage(str(newborn_files["t2"])) * 0
+def test_bad_scans_are_refused_before_anything_is_written(coarse_files: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "bad.nii.gz").write_bytes(coarse_files["t2"].read_bytes()[:5000])
+    zeros = sitk.ReadImage(str(coarse_files["t2"])) * 0
     sitk.WriteImage(zeros, str(tmp_path / "zeros.nii.gz"))
     out = tmp_path / "out"
     refused(neonatalseg("segment", "--t2", tmp_path / "none.nii.gz", "--out", out), out, "none.nii.gz")
@@ -183,27 +183,25 @@ def test_a_traceback_only_with_verbose(tmp_path: Path) -> None:
     assert "Traceback" in done.stderr
 
 
-def test_a_model_that_is_none_is_refused(newborn_files: dict[str, Path], tmp_path: Path) -> None:
+def test_a_model_that_is_none_is_refused(coarse_files: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    refused(neonatalseg("segment", "--t2", newborn_files["t2"], "--out", out, "--model", "nope"), out, "'nope'")
-    refused(neonatalseg("segment", "--t2", newborn_files["t2"], "--out", out, "--device", "gpu"), out, "'gpu'")
+    refused(neonatalseg("segment", "--t2", coarse_files["t2"], "--out", out, "--model", "nope"), out, "'nope'")
+    refused(neonatalseg("segment", "--t2", coarse_files["t2"], "--out", out, "--device", "gpu"), out, "'gpu'")
 
 
-def test_a_folder_that_cannot_be_written_is_told(newborn_files: dict[str, Path], tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_told(coarse_files: dict[str, Path], tmp_path: Path) -> None:
     """A file stands where the folder should be: refused for every user, root included."""
     (tmp_path / "file").write_text("mine")
-    done = neonatalseg("segment", "--t2", newborn_files["t2"], "--out", tmp_path / "file" / "out")
+    done = neonatalseg("segment", "--t2", coarse_files["t2"], "--out", tmp_path / "file" / "out")
     refused(done, tmp_path / "file" / "out", "could not be written")
     assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
 
 
 @UNIX
-def test_a_full_disk_leaves_the_earlier_result(
-    newborn_files: dict[str, Path], tiny_model: Path, tmp_path: Path
-) -> None:
+def test_a_full_disk_leaves_the_earlier_result(coarse_files: dict[str, Path], tiny_model: Path, tmp_path: Path) -> None:
     """No file may grow beyond 4 kB in this process, as on a disk that is full."""
     out = tmp_path / "out"
-    arguments = ("segment", "--t2", newborn_files["t2"], "--out", out, "--model", tiny_model)
+    arguments = ("segment", "--t2", coarse_files["t2"], "--out", out, "--model", tiny_model)
     assert neonatalseg(*arguments).returncode == 0
     before = {p.name: p.read_bytes() for p in out.iterdir()}
     full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))"
@@ -266,12 +264,12 @@ def test_evaluate_prints_the_papers_tables(newborn_files: dict[str, Path], tmp_p
     assert len((tmp_path / "e.tsv").read_text(encoding="utf-8").splitlines()) == 11
 
 
-def test_train_from_a_bids_folder_to_a_model_that_segments(newborn_files: dict[str, Path], tmp_path: Path) -> None:
+def test_train_from_a_bids_folder_to_a_model_that_segments(coarse_files: dict[str, Path], tmp_path: Path) -> None:
     for subject in ("sub-A", "sub-B"):
         anat = tmp_path / "data" / subject / "anat"
         anat.mkdir(parents=True)
         for key, suffix in (("t1", "T1w"), ("t2", "T2w"), ("labels", "desc-drawem9_dseg")):
-            (anat / f"{subject}_{suffix}.nii.gz").write_bytes(newborn_files[key].read_bytes())
+            (anat / f"{subject}_{suffix}.nii.gz").write_bytes(coarse_files[key].read_bytes())
     config = {
         "network": {"filters": [2, 4, 4], "spacing_mm": 2.0, "patch": [16, 16, 16], "heads": 1},
         "validation": ["sub-B"], "epochs": 1, "steps_per_epoch": 2, "validate_every": 1,
@@ -291,6 +289,6 @@ def test_train_from_a_bids_folder_to_a_model_that_segments(newborn_files: dict[s
     assert done.returncode == 0, done.stderr
     assert "validation DSC" in done.stdout
     model = tmp_path / "run" / "model"
-    done = neonatalseg("segment", "--t2", newborn_files["t2"], "--out", tmp_path / "out", "--model", model)
+    done = neonatalseg("segment", "--t2", coarse_files["t2"], "--out", tmp_path / "out", "--model", model)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "sub-01_dseg.nii.gz").is_file()

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 from test_engine import answers, fault_environment, first_progress
+from tiny_models import exported_model
 
 from NeonatalSegLib.engine import Client, EngineError, Event, Request
 
@@ -18,16 +19,7 @@ WORK_S = 300.0  # generous: two busy cores
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with random weights: the engine does not care what a network has learned."""
-    import torch
-
-    from NeonatalSegLib.models.bundle import save_model
-    from NeonatalSegLib.networks.network import NetworkSettings, build_network
-
-    torch.manual_seed(1)
-    settings = NetworkSettings((4, 8, 8), 3.0, (32, 32, 32), heads=0)
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    save_model(build_network(settings), settings, folder, description="Random weights")
-    return folder
+    return exported_model(tmp_path_factory.mktemp("models") / "tiny").folder
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,8 @@ from NeonatalSegLib.datasets.phantom import write_newborn
 from NeonatalSegLib.engine import Client
 from NeonatalSegLib.errors import Cancelled, NeonatalSegError
 from NeonatalSegLib.models.bundle import save_model
+from NeonatalSegLib.models.exported import export_model
+from NeonatalSegLib.models.registry import find_model
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.scans.grid import Grid, plane
 from NeonatalSegLib.scans.preprocessing import foreground
@@ -47,7 +49,9 @@ def bundle(folder: Path, *, only: int | None = None) -> Path:
 
 @pytest.fixture(scope="module")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bundle(tmp_path_factory.mktemp("models") / "tiny")
+    folder = bundle(tmp_path_factory.mktemp("models") / "tiny")
+    export_model(find_model(folder))  # the compute process then needs no torch
+    return folder
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,9 @@ def random_model(folder: Path, settings: NetworkSettings = TINY, seed: int = 1) 
     return save_model(build_network(settings), settings, folder, description="Random weights")
 
 
-def exported_model(folder: Path) -> Model:
-    """With its export, so that no other process needs torch, which takes seconds to import."""
-    model = random_model(folder)
+def exported_model(folder: Path, settings: NetworkSettings = TINY) -> Model:
+    """With its export, so that no other process needs torch and MONAI, which take seconds to import."""
+    model = random_model(folder, settings)
     export_model(model)
     return model
 
