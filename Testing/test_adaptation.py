@@ -11,13 +11,15 @@ import torch
 from nested_shells import QUICK, STILL, TINY, shells, sliced, weights, whole
 
 from NeonatalSegLib.errors import Cancelled, NeonatalSegError
+from NeonatalSegLib.evaluation.metrics import dice_per_class
 from NeonatalSegLib.finetuning.loop import FineTuningRun, run_finetuning
-from NeonatalSegLib.finetuning.mixing import evaluate, mean_tissue_dsc, score_of
+from NeonatalSegLib.finetuning.mixing import HELD_OUT_OVERLAP, evaluate, mean_tissue_dsc, score_of
 from NeonatalSegLib.finetuning.settings import FineTuningSettings
 from NeonatalSegLib.finetuning.sparse_labels import SparseCase, SparsePatches, annotated_on
 from NeonatalSegLib.networks.losses import DiceCELoss, merge_classes
 from NeonatalSegLib.networks.network import NetworkSettings, build_network
 from NeonatalSegLib.networks.strategies import STRATEGIES, blocks, trainable_parameters
+from NeonatalSegLib.networks.torch_engine import predict_windows
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.tissues import UNKNOWN
 
@@ -89,14 +91,17 @@ def test_an_unknown_strategy_is_told_with_the_known_ones() -> None:
 
 def test_labels_that_nobody_gave_do_not_matter(network: torch.nn.Module) -> None:
     """The same annotated slices in two different truths give the same weights."""
-    case = sliced()
-    image, labels = shells()
-    other = labels[::-1, ::-1].copy()
-    for index in (6, 10, 14):
-        other[index] = labels[index]
-    learned = np.where(case.labels == UNKNOWN, UNKNOWN, other).astype(np.uint8)
-    one = run_finetuning(network, TINY, [case], QUICK)
-    two = run_finetuning(network, TINY, [SparseCase("a", image, learned, case.held_out)], QUICK)
+    case, (image, labels) = sliced(), shells()
+    given = np.zeros(labels.shape, bool)
+    given[[6, 10, 14]] = True
+    other = np.where(given, labels, (labels + 3) % 10).astype(np.uint8)
+    grid = Grid(labels.shape, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), tuple(np.eye(3).ravel()))
+    one, two = (
+        run_finetuning(
+            network, TINY, [SparseCase("a", image, annotated_on(grid, grid, truth, given), case.held_out)], QUICK
+        )
+        for truth in (labels, other)
+    )
     assert all(torch.equal(weights(one.network)[name], value) for name, value in weights(two.network).items())
 
 
@@ -107,7 +112,10 @@ def test_every_patch_shows_annotated_voxels_and_invents_none() -> None:
         drawn, labels = patches.draw(number)
         known = (labels != UNKNOWN).numpy()
         assert known.any()
-        assert {int(z) for z in np.unique(np.nonzero(known)[0])} <= set(range(16)) and known.sum(0).max() <= 3
+        planes = np.unique(np.nonzero(known)[0])
+        assert set(np.diff(planes)) <= {4} and known.sum(0).max() <= 3
+        told = np.linspace(-1.5, 1.5, 10)[labels.numpy()[known]]  # what the shells' image is there, up to its noise
+        assert np.abs(drawn[0].numpy()[known] - told).max() < 0.33
         again, same = patches.draw(number)
         assert torch.equal(drawn, again) and torch.equal(labels, same)
 
@@ -157,8 +165,10 @@ def test_the_result_is_judged_on_held_out_slices_alone(network: torch.nn.Module)
     """The figure is that of the returned network on the held-out voxels, counted by hand."""
     case = sliced()
     done = run_finetuning(network, TINY, [case], QUICK)
-    again = evaluate(done.network, TINY, [case])
-    np.testing.assert_allclose(done.after, again, equal_nan=True)
+    known = case.held_out != UNKNOWN
+    windows = predict_windows(done.network, torch.from_numpy(case.image), TINY, overlap=HELD_OUT_OVERLAP)
+    found = windows.argmax(0).numpy().astype(np.uint8)
+    np.testing.assert_allclose(done.after, dice_per_class(found[known], case.held_out[known]), equal_nan=True)
     assert np.isnan(evaluate(network, TINY, [whole("nothing held out")])).all()
 
 
@@ -206,6 +216,17 @@ def test_stop_keeps_the_best_so_far(network: torch.nn.Module) -> None:
     done = run_finetuning(network, TINY, [sliced()], settings, report=report, should_stop=lambda: len(steps) >= 3)
     assert done.stopped_early and len(done.history) == 3
     assert np.isfinite(done.after).any() and not np.isnan(mean_tissue_dsc(done.after) or np.nan)
+
+
+def test_the_best_judgement_is_kept_and_not_the_last(network: torch.nn.Module) -> None:
+    """A learning rate that ruins what was learned: every step is judged."""
+    settings = {**vars(QUICK), "steps": 100, "learning_rate": 2e-2, "ema": 0.8}
+    learned = run_finetuning(network, TINY, [sliced()], FineTuningSettings(**settings)).network
+    ruinous = FineTuningSettings(**{**settings, "steps": 10, "learning_rate": 0.5, "judge_every": 0.1, "ema": 0.0})
+    done = run_finetuning(learned, TINY, [sliced()], ruinous)
+    judged = [held for _, _, held in done.history if held is not None]
+    assert len(judged) == 10 and max(judged) > judged[-1] + 0.05
+    assert mean_tissue_dsc(done.after) == pytest.approx(max(judged), abs=1e-6)
 
 
 def test_cancel_ends_without_a_result(network: torch.nn.Module) -> None:
