@@ -219,14 +219,15 @@ def test_stop_keeps_the_best_so_far(network: torch.nn.Module) -> None:
 
 
 def test_the_best_judgement_is_kept_and_not_the_last(network: torch.nn.Module) -> None:
-    """A learning rate that ruins what was learned: every step is judged."""
-    settings = {**vars(QUICK), "steps": 100, "learning_rate": 2e-2, "ema": 0.8}
-    learned = run_finetuning(network, TINY, [sliced()], FineTuningSettings(**settings)).network
-    ruinous = FineTuningSettings(**{**settings, "steps": 10, "learning_rate": 0.5, "judge_every": 0.1, "ema": 0.0})
-    done = run_finetuning(learned, TINY, [sliced()], ruinous)
-    judged = [held for _, _, held in done.history if held is not None]
-    assert len(judged) == 10 and max(judged) > judged[-1] + 0.05
-    assert mean_tissue_dsc(done.after) == pytest.approx(max(judged), abs=1e-6)
+    """A learning rate that is far too high: the judgements, one a step, go up and down."""
+    wild = {**vars(QUICK), "steps": 8, "learning_rate": 0.2, "judge_every": 0.125, "ema": 0.0}
+    fell = []
+    for seed in range(4):
+        done = run_finetuning(network, TINY, [sliced()], FineTuningSettings(**{**wild, "seed": seed}))
+        judged = [held for _, _, held in done.history if held is not None]
+        assert len(judged) == 8 and mean_tissue_dsc(done.after) == pytest.approx(max(judged), abs=1e-6)
+        fell.append(max(judged) - judged[-1])
+    assert max(fell) > 0.01
 
 
 def test_cancel_ends_without_a_result(network: torch.nn.Module) -> None:

@@ -96,8 +96,12 @@ def test_the_group_level_makes_the_tables_of_all_that_is_there(
     table = (out / "volumes.tsv").read_text(encoding="utf-8")
     for file in [path for path in out.iterdir() if path.is_file()]:
         file.unlink()
+    capsys.readouterr()
     assert run(["bids", str(dataset), str(out), "group"]) == 0
     assert (out / "volumes.tsv").read_text(encoding="utf-8") == table
+    told, page = capsys.readouterr().err, (out / "report.html").read_text(encoding="utf-8")
+    for name, why in (("sub-01_ses-a", "no result yet"), ("sub-01_ses-b", "no result yet"), ("sub-03", "no image")):
+        assert f"{name}: " in told and why in told and name in page
     facts = (out / "dataset_description.json").read_text(encoding="utf-8")
     assert str(tmp_path) not in facts and json.loads(facts)["SourceDatasets"] == [{"DOI": "doi:10.5072/drawn"}]
     assert run(["bids", str(dataset), str(out), "group", "--participant-label", "02"]) == 2

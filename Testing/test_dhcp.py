@@ -356,3 +356,16 @@ def test_commands_read_the_release(release: Path, tmp_path: Path, capsys: pytest
     assert set(split.names("target-train") + split.names("target-test")) == twins
     assert run(command) == USER_ERROR
     assert "(220) were asked for, but only 5 scans" in capsys.readouterr().err
+
+
+def test_an_age_that_cannot_be_used_is_told_wherever_the_release_lies(release: Path, tmp_path: Path) -> None:
+    """285 days, where weeks are expected: the scan is segmented without an age, and that is said."""
+    root = tmp_path / "dhcp"
+    pipeline = root / "derivatives" / "dhcp_anat_pipeline"
+    shutil.copytree(release, pipeline)
+    table = pipeline / "sub-CC00050XX01" / "sub-CC00050XX01_sessions.tsv"
+    table.write_text("session_id\tscan_age\n7201\t285\n", encoding="utf-8")
+    for place in (root, pipeline):
+        found = find_scans(place)
+        assert {s.name: s.age_weeks for s in found.subjects}["sub-CC00050XX01_ses-7201"] is None
+        assert len([note for note in found.notes if "285" in note and "the age was left out" in note]) == 1, place

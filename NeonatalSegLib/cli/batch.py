@@ -88,11 +88,17 @@ def batch(
     overwrite: Overwrite = False,
     run: Run = "last",
 ) -> None:
-    """Segment a whole study with one warm model. Exit status: 0 all, 3 some, 4 none of the scans succeeded."""
+    """Segment a whole study with one warm model.
+
+    Exit status: 0 all, 3 some, 4 none of the scans succeeded; 5 with --strict where a result cannot be a newborn's
+    brain.
+    """
     from NeonatalSegLib.segmentation.study_scans import FoundStudy, scans_of_list, study_of_bids
 
     if (bids is None) == (scans is None):
         raise NeonatalSegError("Give either --bids with a folder or --list with a table of scans.")
+    if scans is not None and run != "last":
+        raise NeonatalSegError("--run chooses among the runs of a BIDS folder: a --list names files. Leave one out.")
     where = chosen_workers(workers, scheduler, slurm)
     if dicom_seg:
         from NeonatalSegLib.segmentation.dicom_out import check_installed
@@ -141,8 +147,10 @@ def bids(
     overwrite: Overwrite = False,
     run: Run = "last",
 ) -> None:
-    """Segment a BIDS data set as a BIDS-App. Exit status: 0 all, 3 some, 4 none of the scans succeeded.
+    """Segment a BIDS data set as a BIDS-App.
 
+    Exit status: 0 all, 3 some, 4 none of the scans succeeded; 5 with --strict where a result cannot be a newborn's
+    brain.
     Both levels write the tables and the page of all that is in OUTPUT_DIR; group does nothing else, for when several
     participant commands have filled it.
     """
@@ -153,7 +161,7 @@ def bids(
     if analysis_level is Level.GROUP:
         if any(labels.values()):
             raise NeonatalSegError("The group level is about all results in OUTPUT_DIR: leave the labels out.")
-        _summarise(output_dir, bids_dir, overwrite=overwrite)
+        _summarise(output_dir, bids_dir, run, overwrite=overwrite)
         return
     options = segment_options(
         trust_headers=trust_headers,
@@ -194,9 +202,9 @@ def _segment_all(
         segmenter = Segmenter(model, device, engine)
     else:
         segmenter = StudyWorkers(where, model, device, engine)
-        for notice in segmenter.notices:
-            warn(notice)
         typer.echo(f"On {where}")
+    for notice in segmenter.notices:
+        warn(notice)
     typer.echo(f"Model: {segmenter.model.name}  sha256 {segmenter.model.hash[:12]}")
     result = run_study(
         segmenter, study.scans, out, options, report=typer.echo, overwrite=overwrite, left_out=study.left_out
@@ -205,8 +213,11 @@ def _segment_all(
     raise typer.Exit(result.exit_status)
 
 
-def _summarise(out: Path, dataset: Path, *, overwrite: bool) -> None:
+def _summarise(out: Path, dataset: Path, run: str, *, overwrite: bool) -> None:
+    """The jobs before may each have failed at some: what the data set holds and the folder does not is told."""
     from NeonatalSegLib.segmentation.dataset import write_dataset_files
+    from NeonatalSegLib.segmentation.study_results import read_rows
+    from NeonatalSegLib.segmentation.study_scans import study_of_bids
     from NeonatalSegLib.segmentation.study_table import check_study_folder, write_study_files
 
     if not any(out.rglob("*_dseg.json")):
@@ -214,4 +225,10 @@ def _summarise(out: Path, dataset: Path, *, overwrite: bool) -> None:
     check_study_folder(out, overwrite=overwrite)
     for note in write_dataset_files(out, dataset):
         warn(note)
-    typer.echo(str(write_study_files(out, overwrite=overwrite)))
+    study = study_of_bids(dataset, run=run)
+    there = {row.name for row in read_rows(out)}
+    missing = {scan.name: "no result yet; the participant level says why" for scan in study.scans}
+    without = {name: why for name, why in {**missing, **study.left_out}.items() if name not in there}
+    typer.echo(str(write_study_files(out, overwrite=overwrite, without=without)))
+    for name, why in without.items():
+        warn(f"{name}: {why}")

@@ -16,6 +16,7 @@ be trained on, :func:`find_scans` what can be segmented or annotated.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +33,8 @@ T2_NAMES = ("desc-restore_T2w", "T2w")
 T1_NAMES = ("desc-restore_T1w", "desc-restore_space-T2w_T1w", "space-T2w_T1w", "T1w")
 LABEL_NAMES = ("desc-drawem9_dseg", "desc-drawem9_space-T2w_dseg")
 SUFFIXES = (".nii.gz", ".nii")
+
+NO_AGE = re.compile(r"^no scan_age|^scan_age '(n/a)?' in", re.IGNORECASE)  # nobody said one: that is no mistake
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def _everyone(root: Path, *, labels: bool, run: str = "last") -> FoundData:
     others = {name: Incomplete(name, (why,)) for name, why in rest.left_out.items()}
     others |= {one.name: one for one in release.incomplete}
     incomplete = tuple(one for name, one in sorted(others.items()) if name not in used)
-    return FoundData(release.root, subjects, incomplete, tuple(rest.notes))
+    return FoundData(release.root, subjects, incomplete, (*rest.notes, *release.notes))
 
 
 def _of_bids(root: Path, found: BidsFolder, *, complete: bool) -> FoundData:
@@ -174,7 +177,12 @@ def read_release(root: str | Path, *, complete: bool = True) -> FoundData:
     why_no_age = {name: why for name, (_, why) in ages.items()}
     without = sorted(participants - {s.participant for s in subjects})
     others = [Incomplete(name, ("no session",)) for name in without]
-    return _sorted_out(folder, subjects, others, why_no_age, complete=complete)
+    found = _sorted_out(folder, subjects, others, why_no_age, complete=complete)
+    if complete:
+        return found  # a session without an age is not among them, with the reason
+    given = {name: why for name, why in why_no_age.items() if why and not NO_AGE.search(why)}
+    reasons = [(s.name, given[s.name]) for s in found.subjects if s.name in given]
+    return replace(found, notes=tuple(f"{name}: {why}; the age was left out." for name, why in reasons))
 
 
 def _sorted_out(

@@ -107,7 +107,7 @@ def make_scan(
     """Build a Scan from images in memory; every image is checked (see :func:`check_image`).
 
     Raises:
-        NeonatalSegError: no image, an unusable image, or an age outside 20-60 weeks.
+        NeonatalSegError: no image, an unusable image, the same one twice, or an age outside 20-60 weeks.
     """
     if t1 is None and t2 is None:
         raise NeonatalSegError("No scan was given: expected a T1, a T2 or both.")
@@ -126,8 +126,21 @@ def make_scan(
         if key in sources:  # a warning is kept and sent on with the result: the file's name is enough
             found = [text.replace(sources[key], Path(sources[key]).name) for text in found]
         warnings += found
+    _refuse_twice_the_same(checked["t1"], checked["t2"], sources)
     warnings += contrast_warnings(checked["t1"], checked["t2"])
     return Scan(checked["t1"], checked["t2"], name, age_weeks, tuple(warnings), sources)
+
+
+def _refuse_twice_the_same(t1: sitk.Image | None, t2: sitk.Image | None, sources: Mapping[str, str]) -> None:
+    """They would agree perfectly, and the network would take the one for the other without a doubt."""
+    if t1 is None or t2 is None or t1.GetSize() != t2.GetSize():
+        return
+    if np.array_equal(sitk.GetArrayViewFromImage(t1), sitk.GetArrayViewFromImage(t2)):
+        named = f" ({sources['t1']} and {sources['t2']})" if {"t1", "t2"} <= set(sources) else ""
+        raise NeonatalSegError(
+            f"The same image was given as T1 and as T2{named}: expected two scans of one newborn. Give it once, as "
+            "what it is, and leave the other out."
+        )
 
 
 def scan_name(path: Path) -> str:

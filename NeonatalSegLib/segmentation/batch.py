@@ -24,20 +24,22 @@ from NeonatalSegLib.segmentation.dataset import bids_sources, write_dataset_file
 from NeonatalSegLib.segmentation.outputs import check_writable, is_as_written, segment_to_folder
 from NeonatalSegLib.segmentation.segmenter import METHOD, Segmenter, SegmentOptions
 from NeonatalSegLib.segmentation.study_scans import StudyScan
-from NeonatalSegLib.segmentation.study_table import PAGE, check_study_folder, write_study_files
-from NeonatalSegLib.segmentation.verdict import PASS
+from NeonatalSegLib.segmentation.study_table import PAGE, QC_TABLE, check_study_folder, write_study_files
+from NeonatalSegLib.segmentation.verdict import FAIL, PASS
 
 if TYPE_CHECKING:
     from NeonatalSegLib.segmentation.workers import StudyWorkers
 
 UNKNOWN = "n/a"
 ALL, SOME, NONE = 0, 3, 4  # exit status: how many of the scans succeeded
+IMPLAUSIBLE = 5  # all did, but with --strict a result that cannot be a newborn's brain is no success
 
 
 @dataclass
 class StudyResult:
     """What became of each scan, by name: ``failed`` and ``left_out`` (no scan was found) give the reason,
-    ``doubtful`` a verdict other than pass; ``notes`` are about the study's folder as a whole.
+    ``doubtful`` a verdict other than pass, ``warned`` how many warnings; ``notes`` are about the study's folder as a
+    whole. ``strict``: asked for, so that a failed plausibility shows in the exit status.
     """
 
     done: list[str] = field(default_factory=list)
@@ -47,12 +49,14 @@ class StudyResult:
     left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     table: Path | None = None
+    warned: dict[str, int] = field(default_factory=dict)
+    strict: bool = False
 
     @property
     def exit_status(self) -> int:
-        """0 where all scans have results, 3 where some have, 4 where none has."""
+        """0 where all scans have results, 3 where some have, 4 where none has; 5 if strict and all have, one absurd."""
         if not self.failed:
-            return ALL
+            return IMPLAUSIBLE if self.strict and FAIL in self.doubtful.values() else ALL
         return SOME if self.done or self.skipped else NONE
 
     def summary(self) -> str:
@@ -62,6 +66,8 @@ class StudyResult:
         lines += [f"  failed: {name}: {reason}" for name, reason in self.failed.items()]
         lines += [f"  left out: {name}: {reason}" for name, reason in self.left_out.items()]
         lines += [f"  plausibility {verdict}: {name}" for name, verdict in sorted(self.doubtful.items())]
+        if self.warned:
+            lines.append(f"  {sum(self.warned.values())} warnings on {len(self.warned)} scans: {QC_TABLE} tells them")
         lines += [f"  note: {note}" for note in self.notes]
         if self.table:
             lines.append(f"Volumes of the study: {self.table}; its page: {self.table.with_name(PAGE)}")
@@ -99,7 +105,7 @@ def run_study(
     out = Path(out)
     check_study_folder(out, overwrite=overwrite)
     dataset = next((scan.dataset for scan in scans if scan.dataset), None)
-    result, started = StudyResult(left_out=dict(left_out)), time.monotonic()
+    result, started = StudyResult(left_out=dict(left_out), strict=options.strict), time.monotonic()
     states = {scan.name: state_of(segmenter.model, scan, out, options) for scan in scans}
     if not overwrite:
         _refuse_newer(out, states)
@@ -125,12 +131,18 @@ def run_study(
         minutes = (time.monotonic() - started) / number * (len(left) - number) / 60
         verdict = PASS if failure else _verdict(_sidecar(scan, out))
         done = "done" if verdict == PASS else f"done, plausibility {verdict}"
+        if not failure and (warned := len(_warnings(_sidecar(scan, out)))):
+            done += f", {warned} warning{'s' if warned > 1 else ''}"
         report(
             f"[{number}/{len(left)}] {scan.name}: {f'failed: {failure}' if failure else done}  ({minutes:.0f} min left)"
         )
     for scan in scans:
-        if (verdict := _verdict(_sidecar(scan, out))) not in (PASS, UNKNOWN):
+        if scan.name in result.failed:
+            continue  # what lies there is of another time
+        if (verdict := _verdict(facts := _sidecar(scan, out))) not in (PASS, UNKNOWN):
             result.doubtful[scan.name] = verdict
+        if warned := len(_warnings(facts)):
+            result.warned[scan.name] = warned
     result.table = write_study_files(out, overwrite=overwrite, without={**result.failed, **result.left_out})
     result.notes = write_dataset_files(out, dataset)
     return result
@@ -165,6 +177,7 @@ def segment_scan(
         name=scan.stem,
         options=options,
         overwrite=overwrite,
+        of_study=True,
         facts=bids_sources(scan, out),
     )
 
@@ -213,6 +226,11 @@ def _sidecar(scan: StudyScan, out: Path) -> dict | None:
         return read_object(out / scan.folder / f"{scan.stem}_dseg.json", "side-car", nan=True)
     except NeonatalSegError:
         return None
+
+
+def _warnings(facts: dict | None) -> list[str]:
+    found = (facts or {}).get("Warnings")
+    return found if isinstance(found, list) else []
 
 
 def _verdict(facts: dict | None) -> str:

@@ -29,7 +29,7 @@ from NeonatalSegLib.scans.scan import Scan
 from NeonatalSegLib.scans.write import write_image
 from NeonatalSegLib.segmentation import dicom_out
 from NeonatalSegLib.segmentation.overlay import draw_overlay, upright
-from NeonatalSegLib.segmentation.ownership import check_replaceable, ours_among, seal
+from NeonatalSegLib.segmentation.ownership import check_replaceable, check_same_scan, ours_among, seal
 from NeonatalSegLib.segmentation.pages.scan_page import write_scan_page
 from NeonatalSegLib.segmentation.segmenter import METHOD, Segmentation, Segmenter, SegmentOptions
 from NeonatalSegLib.tissues import TISSUES
@@ -47,11 +47,13 @@ def segment_to_folder(
     progress: Progress | None = None,
     picture: bool = True,
     overwrite: bool = False,
+    of_study: bool = False,
     facts: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Path]:
     """One scan to files: what ``neonatalseg segment`` does, and ``batch`` for every scan of a study.
 
     Args:
+        of_study: the name is one newborn's in this folder, so that a result of other images under it is an older one.
         facts: for the side-car besides, or in place of what it says.
 
     Returns:
@@ -60,7 +62,7 @@ def segment_to_folder(
     Raises:
         NeonatalSegError: no head in the scan, DICOM is wanted and cannot be made (``dicom_out.check_possible``), the
             folder cannot be written, or holds files of these names that are not ours
-            (``ownership.check_replaceable``); nothing is left behind.
+            (``ownership.check_replaceable``) or of another scan (``ownership.check_same_scan``); nothing is left.
     """
     name = check_name(name or scan.name, "scan")
     if options.dicom_seg:
@@ -68,6 +70,7 @@ def segment_to_folder(
     check_writable(folder)
     finish_left(Path(folder))  # what a killed run left half moved is ours
     check_replaceable(Path(folder), f"{name}_dseg.json", _names(name, options, picture), overwrite=overwrite)
+    check_same_scan(Path(folder), f"{name}_dseg.json", scan.contents, overwrite=overwrite or of_study)
     segmentation = segmenter.segment(scan, options, progress)
     return write_outputs(
         segmentation, scan, folder, name=name, options=options, picture=picture, overwrite=overwrite, facts=facts

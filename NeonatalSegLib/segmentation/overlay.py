@@ -67,7 +67,8 @@ def upright(scan: sitk.Image, label_map: sitk.Image) -> Upright:
     resampled = sitk.GetArrayFromImage(sitk.Resample(label_map, like, sitk.Transform(), sitk.sitkNearestNeighbor, 0))
     inside = grey[resampled > 0]
     low, high = np.percentile(inside if inside.size else grey, (0.5, 99.5))
-    grey = np.clip((grey - min(low, float(grey.min()))) / max(high - low, 1e-6), 0, 1)
+    black = min(low, float(grey.min()))  # air, which in a T1 is far below the darkest tissue
+    grey = np.clip((grey - black) / max(high - black, 1e-6), 0, 1)
     return Upright(grey, resampled, grid)
 
 

@@ -50,6 +50,28 @@ def check_replaceable(folder: Path, side_car: str, names: Iterable[str], *, over
         )
 
 
+def check_same_scan(folder: Path, side_car: str, contents: Mapping[str, str], *, overwrite: bool = False) -> None:
+    """Refuse to replace a result of ours that was made of other images alone: T2.nii.gz is many newborns' name.
+
+    Args:
+        contents: hash of each image by "t1" and "t2"; empty where nobody knows.
+
+    Raises:
+        NeonatalSegError: no image of the result that lies there is among them.
+    """
+    try:
+        before = read_object(folder / side_car, "side-car", nan=True).get("InputsSHA256")
+    except NeonatalSegError:
+        return  # none, or none of ours
+    if overwrite or not contents or not before or not isinstance(before, dict):
+        return
+    if not set(before.values()) & set(contents.values()):
+        raise NeonatalSegError(
+            f"{shown(folder / side_car)} is the result of other images: nothing was replaced. Give this scan a name of "
+            "its own with --name, choose another folder with --out, or give --overwrite."
+        )
+
+
 def ours_among(folder: Path, side_car: str, names: Iterable[str]) -> list[Path]:
     """Those of ``names`` in ``folder`` that were written with its side-car and not changed since."""
     ours = _sealed_files(folder, side_car)

@@ -143,6 +143,11 @@ class Segmenter:
         self._notice = warnings
 
     @property
+    def notices(self) -> list[str]:
+        """What is to be told of model and engine, in words; among the warnings of every result besides."""
+        return [*self._notice, *self._open.notices]
+
+    @property
     def engine(self) -> Engine:
         """What runs the network."""
         return self._open.engine
@@ -179,7 +184,7 @@ class Segmenter:
             prepared = replace(prepared, target=target)
         if options.strict and prepared.warnings:
             raise NeonatalSegError(f"{' '.join(prepared.warnings)} (refused because of --strict)")
-        warnings = [*self._notice, *self._open.notices]
+        warnings = self.notices
         doubts = [*prepared.warnings, *coarse_warning(scan), *self._outside_training(scan)]
         clock.enter("network")
         probabilities, age = self._run_network(prepared, options, clock, warnings)

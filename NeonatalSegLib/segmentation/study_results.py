@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,12 @@ class StudyRow:
 
 
 def read_rows(out: Path) -> list[StudyRow]:
-    """The results at or below ``out``, by name; hidden folders and side-cars that are not ours are passed over."""
-    rows = {}
+    """The results at or below ``out``, by name; hidden folders and side-cars that are not ours are passed over.
+
+    Of two results of one name, such as on a T1 and on a T2 that was there at another time, the newer one counts.
+    """
+    rows: dict[str, StudyRow] = {}
+    made: dict[str, Path] = {}
     for path in sorted(out.rglob(f"*{SIDE_CAR_ENDS}")):
         if any(part.startswith(".") for part in path.relative_to(out).parts):
             continue
@@ -81,7 +85,13 @@ def read_rows(out: Path) -> list[StudyRow]:
             continue
         if str(facts.get("Description", "")).startswith(SIDE_CAR_BEGINS):
             row = _row(facts, path, out)
-            rows[row.name] = row
+            if other := made.get(row.name):
+                newer = path.stat().st_mtime_ns > other.stat().st_mtime_ns
+                kept, older = (path, other) if newer else (other, path)
+                said = f"{older.relative_to(out).as_posix()} is another, older result of this name: it is not counted."
+                row = row if newer else rows[row.name]
+                path, row = kept, replace(row, warnings=(*row.warnings, said))
+            rows[row.name], made[row.name] = row, path
     return [rows[name] for name in sorted(rows)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,9 @@ from NeonatalSegLib.datasets.ages import age_of_text, prefixed, read_columns
 from NeonatalSegLib.datasets.dhcp import find_scans
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files.names import check_distinct, check_name, shown
+
+# Of a list; the words by which a column that is not read shows that it was meant to be.
+LIST_COLUMNS = {"name": set(), "t1": {"t1", "t1w"}, "t2": {"t2", "t2w"}, "age_weeks": {"age", "pma", "weeks"}}
 
 
 @dataclass(frozen=True)
@@ -112,14 +116,16 @@ def scans_of_list(table: str | Path) -> list[StudyScan]:
     """Scans from a TSV with the columns name, t1, t2 and age_weeks; paths are relative to the table.
 
     Raises:
-        NeonatalSegError: unreadable, no such columns, a name twice or none for a file, or an age that is not a number.
+        NeonatalSegError: unreadable, no such columns or one that is meant and called otherwise ("T2w", "age"), a name
+            twice or none for a file, or an age that is not a number.
     """
     table = Path(table)
-    columns, rows = read_columns(table)
+    given, found_rows = read_columns(table)
+    columns = [column.strip().lower() for column in given]
+    rows = [{column: row.get(key) for column, key in zip(columns, given, strict=True)} for row in found_rows]
+    _check_columns(table, given, columns)
     if "name" not in columns or not {"t1", "t2"} & set(columns):
-        raise NeonatalSegError(
-            f"{table} must have tab-separated columns name and t1 or t2, found: {', '.join(columns)}."
-        )
+        raise NeonatalSegError(f"{table} must have tab-separated columns name and t1 or t2, found: {', '.join(given)}.")
     scans: dict[str, StudyScan] = {}
     for number, row in enumerate(rows, 2):
         name = (row.get("name") or "").strip()
@@ -133,6 +139,20 @@ def scans_of_list(table: str | Path) -> list[StudyScan]:
     if not scans:
         raise NeonatalSegError(f"{table} lists no scans.")
     return list(scans.values())
+
+
+def _check_columns(table: Path, given: Sequence[str], columns: Sequence[str]) -> None:
+    """A column that was meant and is not read would be a T2 or all ages lost; others, such as remarks, are nobody's."""
+    for name, column in zip(given, columns, strict=True):
+        if columns.count(column) > 1:
+            raise NeonatalSegError(f"{table} has the column {column} twice: keep one of them.")
+        words = set(re.split(r"[^a-z0-9]+", column))
+        meant = next((w for w in LIST_COLUMNS if words & LIST_COLUMNS[w] and w not in columns), "")
+        if column not in LIST_COLUMNS and meant:
+            raise NeonatalSegError(
+                f"{table} has a column {name}, which is not read: expected name, t1, t2 and age_weeks (post-menstrual, "
+                f"in weeks). Call it {meant} if that is what it holds, and by another name if not."
+            )
 
 
 def _age(text: str | None, number: int, table: Path) -> float | None:

@@ -54,7 +54,8 @@ def write_study_files(out: Path, *, overwrite: bool = False, without: Mapping[st
     scan's report. Cheap to call again: what has not changed is not written.
 
     Args:
-        without: scans that have no result, with the reason, by name; the page tells them.
+        without: scans that have no result, with the reason, by name; the page tells them. What an earlier run, with
+            other options or images, left of them is in no table.
 
     Returns:
         ``volumes.tsv``.
@@ -64,10 +65,12 @@ def write_study_files(out: Path, *, overwrite: bool = False, without: Mapping[st
     """
     try:
         for attempt in range(ATTEMPTS):
-            rows = read_rows(out)
+            rows = [row for row in read_rows(out) if row.name not in without]
             try:
                 _write_changed(out, study_texts(rows, without), overwrite)
-                if read_rows(out) == rows:  # else another job has finished a scan in between
+                if [
+                    row for row in read_rows(out) if row.name not in without
+                ] == rows:  # else another job has finished a scan in between
                     break
             except NeonatalSegError:
                 if attempt == ATTEMPTS - 1:
