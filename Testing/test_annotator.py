@@ -119,7 +119,7 @@ def to_plan_of_truth(scan: DomainScan):  # type: ignore[no-untyped-def]
 
 def test_another_models_domain_is_refused(domain: tuple[Path, list[DomainScan]], tmp_path: Path) -> None:
     torch.manual_seed(1)
-    other = save_model(build_network(TINY), TINY, tmp_path / "other", description="other weights")
+    other = save_model(build_network(TINY), TINY, tmp_path / "tiny", description="other weights, the same name")
     with pytest.raises(NeonatalSegError, match="choose a new folder"):
         prepare_domain(domain[0], newborns, Segmenter(other, "cpu"), "drawn newborns")
 
