@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from dask_processes import dask_processes
+from lightning import pytorch as pl
 from small_experiments import SETTINGS, quiet, run, write_cache
 from test_runs import square, times_run
 
@@ -133,6 +134,7 @@ def test_age_is_judged_beside_the_mean_age(cache: Path, tmp_path: Path) -> None:
         errors.append(np.mean([abs(mean - ages[name]) for name in job["evaluate"]["test"]]))
     (base,) = [row for row in rows if row[0].startswith("Mean age")]
     assert float(base[rows[0].index("Test")]) == pytest.approx(np.mean(errors), abs=1e-5)
+    assert "Only for ages." in (tmp_path / "age.md").read_text(encoding="utf-8")
 
 
 def test_transfer_starts_from_the_source_and_leaves_what_a_strategy_does_not_train(cache: Path, tmp_path: Path) -> None:
@@ -152,7 +154,7 @@ def test_transfer_starts_from_the_source_and_leaves_what_a_strategy_does_not_tra
     assert sum(map(len, sides)) == len(set().union(*sides))
 
 
-def test_an_interrupted_experiment_goes_on(cache: Path, tmp_path: Path) -> None:
+def test_an_interrupted_experiment_goes_on(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed after the first run, and inside the second one's training: the end is as if it had not been."""
     whole = run("baseline", cache, tmp_path / "whole")
     parts = tmp_path / "parts"
@@ -163,7 +165,15 @@ def test_an_interrupted_experiment_goes_on(cache: Path, tmp_path: Path) -> None:
     train(training, TrainingSettings.from_json(job["training"]), inside, known={}, workers=0, stop_after=2)
     assert (inside / "last.ckpt").exists()
     first = (parts / "runs/full-run0/result.json").stat().st_mtime_ns
+    begun, fit = [], pl.Trainer.fit  # a run from the beginning would give the same figures
+
+    def told(*arguments: Any, ckpt_path: str | None, **named: Any) -> None:
+        begun.append(ckpt_path)
+        fit(*arguments, ckpt_path=ckpt_path, **named)
+
+    monkeypatch.setattr(pl.Trainer, "fit", told)
     resumed = run("baseline", cache, parts)
+    assert begun == [str(inside / "last.ckpt")]
     assert resumed["full-run1"]["subjects"] == whole["full-run1"]["subjects"]
     assert (parts / "runs/full-run0/result.json").stat().st_mtime_ns == first
     other = dataclasses.replace(SETTINGS, split=SplitDesign(validation=1, test=2))

@@ -151,8 +151,9 @@ def test_few_slices_cost_a_part_of_the_scan_and_many_no_more_than_all_of_it() ->
 
 def test_what_is_judged_does_not_hang_on_how_much_is_segmented() -> None:
     """Crossing slices, counted once: the same figures as of the whole scan."""
-    case = held_out_planes(80, (0, 30), (1, 31), (2, 70))
-    all_of_it = SparseCase(case.name, case.image, case.labels, case.held_out, boxes=((slice(0, 80),) * 3,))  # type: ignore[arg-type]
+    case = held_out_planes(96, (0, 30), (1, 31), (2, 90))
+    assert len(boxes_to_segment(case)) == 3  # joined into one, they would be all of it
+    all_of_it = SparseCase(case.name, case.image, case.labels, case.held_out, boxes=((slice(0, 96),) * 3,))  # type: ignore[arg-type]
     network = ByBrightness().eval()
     np.testing.assert_allclose(evaluate(network, SHAPE, [case]), evaluate(network, SHAPE, [all_of_it]))
     assert evaluate(network, SHAPE, [case])[3] < 1.0  # it does err, or this would show nothing

@@ -98,7 +98,8 @@ def test_the_compute_process_plans_a_round_by_the_model_that_the_study_names(fir
     made = add(save_parent(tmp_path))
     name_for_study(first, made)
     scan = {"name": "sub-01", "t1": None, "t2": str(tmp_path / "sub-01_T2w.nii.gz"), "age_weeks": 40.0}
-    settings = BudgetSettings(3, "slices", axis="axial", selection="uncertainty", extent="central", min_gap_mm=0)
+    # All that are left of the 20 in the central part: of a few, the annotated ones might not be among them anyway.
+    settings = BudgetSettings(18, "slices", axis="axial", selection="uncertainty", extent="central", min_gap_mm=0)
     with Client() as client:
         told = client.request(
             "plan",
@@ -110,7 +111,7 @@ def test_the_compute_process_plans_a_round_by_the_model_that_the_study_names(fir
             prefill="model",
             earlier=[str(first)],
         ).result(120)
-    assert (told["slices"], told["model_name"], told["model_hash"]) == (3, made.name, made.hash)
+    assert (told["slices"], told["model_name"], told["model_hash"]) == (18, made.name, made.hash)
     second = read_study(tmp_path / "second")
     assert not {"sub-01/axial/5", "sub-01/axial/11"} & {s.key for s in second.plan.slices}
     assert [path.resolve() for path in second.earlier] == [first.resolve()]
