@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -46,6 +47,10 @@ OF_TYPER = {
     "_distutils_hack", "annotated_doc", "attr", "markdown_it", "mdurl", "pygments", "rich", "shellingham", "typer",
     "typing_extensions", "click",
 }  # fmt: skip
+COMMANDS = (
+    "segment", "batch", "bids", "evaluate", "train", "demo", "split", "budget", "finetune", "complete", "models",
+    "experiment",
+)  # fmt: skip
 BARE_HELP = """
 import sys, time, typer
 app = typer.Typer()
@@ -75,8 +80,8 @@ def test_help_loads_nothing_heavy() -> None:
     assert status == "0"
     assert set(packages) - OF_TYPER <= {"NeonatalSegLib", "__main__"}
     assert rooms.split() == ["NeonatalSegLib.cli", "NeonatalSegLib.errors", "NeonatalSegLib.files"]
-    for command in ("segment", "batch", "train", "evaluate", "models", "demo"):
-        assert command in done.stdout
+    for command in COMMANDS:
+        assert re.search(rf"^\W*{command}\s{{2,}}", done.stdout, re.MULTILINE), command
 
 
 def test_help_is_as_quick_as_typer_lets_it_be() -> None:
@@ -245,9 +250,11 @@ def test_models_are_listed() -> None:
 
 
 def test_evaluate_prints_the_papers_tables(newborn_files: dict[str, Path], tmp_path: Path) -> None:
-    for side in ("pred", "truth"):
+    """Of a prediction that takes the hippocampus for white matter: which side is which shows, and what is lost."""
+    truth = sitk.ReadImage(str(newborn_files["labels"]))
+    for side, labels in (("pred", sitk.ChangeLabel(truth, {9: 3})), ("truth", truth)):
         (tmp_path / side).mkdir()
-        (tmp_path / side / "sub-01_dseg.nii.gz").write_bytes(newborn_files["labels"].read_bytes())
+        sitk.WriteImage(labels, str(tmp_path / side / "sub-01_dseg.nii.gz"))
     done = neonatalseg(
         "evaluate",
         "--pred",
@@ -261,7 +268,11 @@ def test_evaluate_prints_the_papers_tables(newborn_files: dict[str, Path], tmp_p
     assert done.returncode == 0, done.stderr
     assert "Mean DSC (no BG)" in done.stdout and "Hippoc." in done.stdout
     assert "1.000" in done.stdout
-    assert len((tmp_path / "e.tsv").read_text(encoding="utf-8").splitlines()) == 11
+    head, *rows = (line.split("\t") for line in (tmp_path / "e.tsv").read_text(encoding="utf-8").splitlines())
+    assert len(rows) == 10
+    (row,) = [row for row in rows if row[head.index("tissue")] == "hippocampus"]
+    dsc, predicted, true = (float(row[head.index(c)]) for c in ("dsc", "volume_pred_ml", "volume_truth_ml"))
+    assert (dsc, predicted) == (0, 0) and true > 0
 
 
 def test_train_from_a_bids_folder_to_a_model_that_segments(coarse_files: dict[str, Path], tmp_path: Path) -> None:
