@@ -132,10 +132,15 @@ def weights(result: torch.nn.Module) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in result.parameters()])
 
 
-def test_a_run_that_was_stopped_ends_as_if_it_had_not(cache: list[CachedSubject], tmp_path: Path) -> None:
+def test_a_run_that_was_stopped_ends_as_if_it_had_not(
+    cache: list[CachedSubject], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole = train(cache, SETTINGS, tmp_path / "whole", workers=0)
     train(cache, SETTINGS, tmp_path / "parts", workers=0, stop_after=2)
+    capsys.readouterr()
     resumed = train(cache, SETTINGS, tmp_path / "parts", workers=0)
+    told = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    assert told == ["3/4", "4/4"]  # it went on: one that starts again ends the same, for the seed is the same
     last = [torch.load(tmp_path / p / "last.ckpt", weights_only=True)["state_dict"] for p in ("whole", "parts")]
     assert all(torch.equal(last[0][k], last[1][k]) for k in last[0])
     assert whole.validation_dsc == resumed.validation_dsc
