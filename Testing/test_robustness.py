@@ -102,8 +102,8 @@ def test_native_is_the_scan_itself(scan: Scan) -> None:
 
 @pytest.mark.parametrize("direction", ["LAS", "PIR"])
 def test_thick_slices_are_3_mm_upwards_and_average_what_they_cover(direction: str) -> None:
-    z = np.arange(60, dtype=np.float32)[:, None, None]  # 0.75 mm: four voxels a slice; brightness says the height
-    fine = sitk.GetImageFromArray(np.broadcast_to(np.where(z % 8 < 4, 100, 300), (60, 30, 32)).astype(np.float32))
+    z = np.arange(60, dtype=np.float32)[:, None, None]  # 0.75 mm: four voxels a slice, one of them bright
+    fine = sitk.GetImageFromArray(np.broadcast_to(np.where(z % 4 == 0, 400, 0), (60, 30, 32)).astype(np.float32))
     fine.SetSpacing((1.0, 1.0, 0.75))
     stored = sitk.DICOMOrient(fine, direction)
     thick = altered(make_scan(None, stored), Alteration(spacing="3mm-slices"), 0).reference
@@ -112,8 +112,7 @@ def test_thick_slices_are_3_mm_upwards_and_average_what_they_cover(direction: st
     assert thick.GetSpacing()[along] == pytest.approx(3.0)
     profile = np.moveaxis(array(thick), 2 - along, 0)[1:-1].reshape(thick.GetSize()[along] - 2, -1)
     assert np.allclose(profile.std(1), 0, atol=1e-3)
-    # Slices of four voxels of 100 and of 300 each way: whatever the phase, two neighbours together hold the mean.
-    assert np.allclose(profile[:-1].mean(1) + profile[1:].mean(1), 400, atol=8)
+    assert np.allclose(profile, 100, atol=1)  # whatever the phase; a voxel picked out of the four is 400 or 0
 
 
 @pytest.mark.parametrize("spacing", ["0.5mm", "1mm", "3mm-slices"])
@@ -196,7 +195,8 @@ def test_the_bias_field_is_smooth_and_spans_its_range(scan: Scan) -> None:
 def test_motion_leaves_the_head_in_its_place_with_ghosts_in_the_air(scan: Scan) -> None:
     old, new = array(scan.t2), array(altered(scan, Alteration(corruption="motion"), 0).t2)
     assert new[old == 0].mean() > 1.0
-    assert 0.5 < np.corrcoef(old.ravel(), new.ravel())[0, 1] < 0.9999
+    # About 0.94 with this seed; a head that is merely turned, as if it had moved before the scan, has 0.78.
+    assert 0.9 < np.corrcoef(old.ravel(), new.ravel())[0, 1] < 0.9999
 
 
 # --- the design -------------------------------------------------------------------------------------------------------
@@ -383,13 +383,7 @@ def test_the_mean_weighs_every_cell_alike() -> None:
 
 
 def test_training_does_not_import_the_alterations() -> None:
-    sources = [
-        ROOT / "NeonatalSegLib" / name
-        for name in (
-            "augmentation/transforms.py",
-            "augmentation/acquisition.py",
-            "augmentation/synthesis.py",
-            "training/run.py",
-        )
-    ]
-    assert not any("alterations" in s.read_text(encoding="utf-8").split('"""', 2)[2] for s in sources)
+    sources = [s for part in ("augmentation", "training") for s in (ROOT / "NeonatalSegLib" / part).rglob("*.py")]
+    assert len(sources) > 8
+    code = {s.name: s.read_text(encoding="utf-8").split('"""', 2)[-1] for s in sources}  # after the module's docstring
+    assert [name for name, text in code.items() if "alterations" in text] == []
