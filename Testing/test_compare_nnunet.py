@@ -31,15 +31,22 @@ def phantom() -> Phantom:
     return draw_newborn(40.0, seed=5, spacing_mm=3.0)
 
 
+def marked(image: sitk.Image, number: int) -> sitk.Image:
+    """``image`` as that of the newborn of this number: its first voxel says so."""
+    image = sitk.Image(image)  # a copy, once it is written to
+    image[0, 0, 0] = number
+    return image
+
+
 @pytest.fixture(scope="module")
 def data(phantom: Phantom, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three newborns; the labels of each are told apart by the number of voxels of one tissue."""
+    """Three newborns, told apart by the first voxel of each of their files."""
     root = tmp_path_factory.mktemp("bids")
     for number in (1, 2, 3):
         folder = root / f"sub-{number:02d}" / "anat"
         folder.mkdir(parents=True)
         for image, ending in ((phantom.t1, "T1w"), (phantom.t2, "T2w"), (phantom.labels, "dseg")):
-            sitk.WriteImage(image, str(folder / f"sub-{number:02d}_{ending}.nii.gz"))
+            sitk.WriteImage(marked(image, number), str(folder / f"sub-{number:02d}_{ending}.nii.gz"))
     return root
 
 
@@ -66,12 +73,12 @@ def test_the_peer_gets_the_training_and_validation_newborns_and_no_other(data: P
 def test_the_channels_are_t1_then_t2_with_the_labels_of_the_file(data: Path, tmp_path: Path, phantom: Phantom) -> None:
     training, validation = compare_nnunet.split_subjects(model_of(tmp_path), data)
     folder = compare_nnunet.write_dataset(training, validation, tmp_path / "work")
-    for name, expected in (
-        ("imagesTr/sub-01_0000", phantom.t1), ("imagesTr/sub-01_0001", phantom.t2), ("labelsTr/sub-01", phantom.labels),
-    ):  # fmt: skip
-        written = sitk.ReadImage(str(folder / f"{name}.nii.gz"))
-        assert np.array_equal(sitk.GetArrayFromImage(written), sitk.GetArrayFromImage(expected))
-        assert np.allclose(written.GetOrigin(), phantom.t2.GetOrigin(), atol=1e-3)
+    files = {"imagesTr/{}_0000": phantom.t1, "imagesTr/{}_0001": phantom.t2, "labelsTr/{}": phantom.labels}
+    for number in (1, 2):
+        for name, image in files.items():
+            written = sitk.ReadImage(str(folder / f"{name.format(f'sub-{number:02d}')}.nii.gz"))
+            assert np.array_equal(sitk.GetArrayFromImage(written), sitk.GetArrayFromImage(marked(image, number)))
+            assert np.allclose(written.GetOrigin(), phantom.t2.GetOrigin(), atol=1e-3)
     with pytest.raises(NeonatalSegError, match="there already"):
         compare_nnunet.write_dataset(training, validation, tmp_path / "work")
 

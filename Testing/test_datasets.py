@@ -16,6 +16,7 @@ from NeonatalSegLib.datasets.cache import build_cache, bytes_needed, data_digest
 from NeonatalSegLib.datasets.dhcp import find_labelled
 from NeonatalSegLib.datasets.phantom import Phantom, draw_newborn
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.scans.preprocessing import labels_on, prepare
 
 
 def bids(root: Path, newborn: Phantom, subjects: tuple[str, ...] = ("sub-A", "sub-B")) -> Path:
@@ -68,6 +69,9 @@ def test_cache_holds_what_preparation_gives(tmp_path: Path, newborn: Phantom) ->
     assert image.dtype == np.float16 and labels.dtype == np.uint8
     assert image.shape == (2, *labels.shape)
     assert set(np.unique(labels)) == set(range(10))
+    expected = prepare(newborn.scan, 1.2)
+    assert np.allclose(image, expected.array, atol=0.02)  # 16 bits, and what a file's header rounds off
+    assert (labels == labels_on(expected.grid, newborn.labels)).mean() > 0.999
     assert read_cache(tmp_path / "cache") == subjects
 
 

@@ -56,12 +56,13 @@ def test_a_release_and_newborns_beside_it(tmp_path: Path) -> None:
     assert found.subjects[0].t2 is not None and "desc-restore" in found.subjects[0].t2.name
 
 
-def test_the_same_session_twice_in_a_release_does_not_end_the_study(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("poor", "rich"), [("one", "two"), ("two", "one")])
+def test_the_same_session_twice_in_a_release_does_not_end_the_study(tmp_path: Path, poor: str, rich: str) -> None:
     root = touch(
         tmp_path,
-        "one/sub-A/ses-1/anat/sub-A_ses-1_desc-restore_T2w.nii.gz",
-        "two/sub-A/ses-1/anat/sub-A_ses-1_desc-restore_T2w.nii.gz",
-        "two/sub-A/ses-1/anat/sub-A_ses-1_T1w.nii.gz",
+        f"{poor}/sub-A/ses-1/anat/sub-A_ses-1_desc-restore_T2w.nii.gz",
+        f"{rich}/sub-A/ses-1/anat/sub-A_ses-1_desc-restore_T2w.nii.gz",
+        f"{rich}/sub-A/ses-1/anat/sub-A_ses-1_T1w.nii.gz",
         "one/sub-B/ses-1/anat/sub-B_ses-1_T2w.nii.gz",
     )
     found = {s.name: s for s in find_scans(root).subjects}

@@ -135,8 +135,18 @@ def test_a_zip_that_is_not_what_it_should_be_is_refused(parent: Model, tmp_path:
     assert [p.name for p in tmp_path.rglob("*")] == ["box", "stranger.zip"]
 
 
-@pytest.mark.parametrize("how", ["no zip", "missing", "truncated", "flipped", "encrypted", "size"])
-def test_a_damaged_zip_is_refused(parent: Model, tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("no zip", "could not be opened as a zip"),
+        ("missing", "could not be opened as a zip"),
+        ("truncated", "could not be opened as a zip"),
+        ("flipped", "is damaged at"),
+        ("encrypted", "is encrypted or packed"),
+        ("size", "is damaged at"),
+    ],
+)
+def test_a_damaged_zip_is_refused(parent: Model, tmp_path: Path, how: str, told: str) -> None:
     copies(parent, "one")
     file = store.export_model("one", tmp_path)
     store.discard("one")
@@ -155,6 +165,6 @@ def test_a_damaged_zip_is_refused(parent: Model, tmp_path: Path, how: str) -> No
     file.write_bytes(data)
     if how == "missing":
         file.unlink()
-    with pytest.raises(NeonatalSegError, match=r"could not be opened|damaged|encrypted"):
+    with pytest.raises(NeonatalSegError, match=told):
         store.import_model(file)
     assert visible() == []
