@@ -272,7 +272,8 @@ class RunTest(TuneCase):
         self.assertEqual(self.tune.chart.points(LOSS), [(0.0, 1.2), (50.0, 0.6), (100.0, 0.4)])
         self.assertEqual(self.tune.chart.points(DICE), [(0.0, 0.70), (100.0, 0.82)])
         self.assertEqual(self.charts(), 1)
-        self.assertFalse(self.widget.sections["FineTune"].timer.isActive() and not self.engine.asked("strategies"))
+        self.engine.asked("strategies")[0].say("result", strategies=STRATEGIES)
+        self.spin(lambda: not self.widget.sections["FineTune"].timer.isActive())
 
     @unittest.skipUnless(HAVE_TORCH, "PyTorch and MONAI are not installed")
     def test_a_candidate_is_shown_and_nothing_is_switched(self) -> None:
