@@ -141,9 +141,9 @@ def test_death_while_reopening(study: Path, number: int) -> None:
     check(study, {FIRST: 1, CROSSING: 2} if number < 3 else {FIRST: 1})
 
 
-@pytest.mark.parametrize("number", [2, 11, 14])
+@pytest.mark.parametrize("number", [2, 11, 15])
 def test_death_while_a_study_is_made(study: Path, tmp_path: Path, number: int) -> None:
-    """Until study.json is moved to its place, with the fourteenth call, there is no study, and it can be made again."""
+    """Until study.json is moved to its place, with the fifteenth call, there is no study, and it can be made again."""
     new = tmp_path / "new"
     die(CREATE, study, new, number)
     with AnnotationSession.open(study, RATER) as project:
@@ -154,3 +154,14 @@ def test_death_while_a_study_is_made(study: Path, tmp_path: Path, number: int) -
     with AnnotationSession.open(new, RATER) as project:
         assert np.array_equal(project.label_map(SCAN), made.prefill(SCAN))
     assert {path.name for path in new.iterdir()} == {"study.json", "plan.json", "prefill", "raters"}
+
+
+def test_death_once_a_study_is_made(study: Path, tmp_path: Path) -> None:
+    """Just before the sixteenth call study.json is in its place: the study is there, whole."""
+    new = tmp_path / "new"
+    die(CREATE, study, new, 16)
+    with AnnotationSession.open(study, RATER) as project:
+        made = project.study
+    with AnnotationSession.open(new, RATER) as project:
+        assert not project.warnings and project.study.plan == made.plan
+        assert np.array_equal(project.label_map(SCAN), made.prefill(SCAN))

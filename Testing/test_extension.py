@@ -165,7 +165,7 @@ def test_packaged_beside_the_module(tmp_path: Path) -> None:
         f'set(Slicer_EXTENSION_GENERATE_CONFIG "{(tmp_path / "Empty.cmake").as_posix()}")\n'
         f'set(Slicer_EXTENSION_CPACK "{(tmp_path / "Empty.cmake").as_posix()}")\n'
         "set(Slicer_QTSCRIPTEDMODULES_LIB_DIR lib/qt-scripted-modules)\n"
-        "set(Slicer_INSTALL_QTSCRIPTEDMODULES_LIB_DIR lib/qt-scripted-modules)\n",
+        "set(Slicer_INSTALL_QTSCRIPTEDMODULES_LIB_DIR installed/qt-scripted-modules)\n",
         encoding="utf-8",
     )
     (tmp_path / "Empty.cmake").write_text("", encoding="utf-8")
@@ -189,6 +189,9 @@ macro(ctkMacroCompilePythonScript)
   cmake_parse_arguments(MY "NO_INSTALL_SUBDIR" "TARGET_NAME;DESTINATION_DIR;INSTALL_DIR" "SCRIPTS;RESOURCES" ${ARGN})
   if(MY_UNPARSED_ARGUMENTS)
     message(FATAL_ERROR "unknown: ${MY_UNPARSED_ARGUMENTS}")
+  endif()
+  if(NOT "${MY_INSTALL_DIR}" STREQUAL "installed/qt-scripted-modules")
+    message(FATAL_ERROR "installed where Slicer does not look: ${MY_INSTALL_DIR}")
   endif()
   foreach(file IN LISTS MY_SCRIPTS MY_RESOURCES)
     get_filename_component(folder ${MY_DESTINATION_DIR}/${file} DIRECTORY)
