@@ -16,6 +16,7 @@ def test_kills_lose_nothing(tmp_path: Path) -> None:
     figures = faults.kills(15, tmp_path / "kills", seed=1)
     assert [text for k in figures.values() for text in k.wrong] == []
     assert all(k.one_writer and k.two_writers for k in figures.values())
+    assert sum(k.ended for k in figures.values()) > 0, "the kills tell nothing"
 
 
 def test_a_full_disk_tears_nothing(tmp_path: Path) -> None:

@@ -257,7 +257,7 @@ def kill_once(scene: Any, chance: random.Random, writers: int) -> tuple[int, lis
     The moment is drawn from a span that follows how fast this computer is just now, so that a few works end before it.
 
     Returns:
-        How many works had ended, and what is wrong.
+        How many works had ended, and what is wrong: works that crashed by themselves, and what the look found.
     """
     scene.before(chance, writers)
     children = [_start(scene, writer) for writer in range(writers)]
@@ -272,12 +272,14 @@ def kill_once(scene: Any, chance: random.Random, writers: int) -> tuple[int, lis
             lines = told.read().decode().splitlines(keepends=True)
         said += [line.split() for line in lines if line.endswith("\n")]
         time.sleep(chance.uniform(0, 0.03))
+    crashed = [" ".join(line) for line in said if line[:1] == ["crashed"]]
+    said = [line for line in said if line[:1] != ["crashed"]]
     ended = sum(line[0] in ("completed", "made", "accepted", "written") for line in said if line)
     scene.longest = min(MOST_S, longest * 1.4) if ended == 0 else longest / 1.4 if ended > 6 else longest
     try:
-        return ended, scene.look(said)
+        return ended, crashed + scene.look(said)
     except Exception as error:  # a figure like any other: told, and the campaign goes on
-        return ended, [f"{type(error).__name__}: {error}"]
+        return ended, [*crashed, f"{type(error).__name__}: {error}"]
 
 
 def _start(scene: Any, writer: int) -> tuple[int, int]:
@@ -285,8 +287,12 @@ def _start(scene: Any, writer: int) -> tuple[int, int]:
     process = os.fork()
     if process == 0:
         os.close(read)
-        with contextlib.suppress(BaseException):  # a second writer that is refused has ended
-            scene.work(writer, lambda text: os.write(write, f"{text}\n".encode()))
-        os._exit(0)
+        try:
+            with contextlib.suppress(NeonatalSegError):  # a second writer that is refused has ended
+                scene.work(writer, lambda text: os.write(write, f"{text}\n".encode()))
+        except BaseException as error:  # whatever it is, it is told: a work that does nothing loses nothing either
+            os.write(write, f"crashed {error!a}\n".encode())
+        finally:
+            os._exit(0)
     os.close(write)
     return process, read
