@@ -27,9 +27,9 @@ from NeonatalSegLib.scans.grid import plane
 FIRST = (("axial", 5), ("axial", 11), ("axial", 14))
 
 
-def complete(study: Path, keys: list[str], label: int) -> None:
+def complete(study: Path, keys: list[str], label: int, rater: str = "anna") -> None:
     """These slices as one label from edge to edge."""
-    with AnnotationSession.open(study, rater="anna") as project:
+    with AnnotationSession.open(study, rater=rater) as project:
         for planned in project.plan.slices:
             if planned.key in keys:
                 shape = plane_shape(project.plan.grids[planned.scan], planned)
@@ -78,6 +78,25 @@ def test_three_rounds_are_learned_together(first: Path, tmp_path: Path) -> None:
     assert (labels[plane(scan.grid, later.axis, later.index)] == 3).all(), "where slices cross the last round wins"
     crossed = labels[plane(scan.grid, "axial", 5)]
     assert sorted(np.unique(crossed)) == [1, 2, 3] and np.mean(crossed == 1) > 0.8
+
+
+def test_a_raters_slices_are_hers_in_every_round(first: Path, tmp_path: Path) -> None:
+    complete(first, ["sub-01/axial/11", "sub-01/axial/14"], 4, "bea")
+    AnnotationSession.open(first, rater="cleo").close()  # looked, and completed nothing
+    assert run(budget(tmp_path, "second", "--earlier", str(first))) == 0
+    (planned,) = read_study(tmp_path / "second").plan.slices
+    for label, rater in ((2, "anna"), (5, "bea"), (6, "cleo"), (7, "dora")):
+        complete(tmp_path / "second", [planned.key], label, rater)
+
+    def learned(*raters: str) -> tuple[set[int], set[str], tuple[str, ...]]:
+        (scan,) = read_rounds(tmp_path / "second", raters=raters)
+        return set(np.unique(scan.labels[scan.mask > 0])), {s.key for s in scan.slices}, scan.raters
+
+    assert learned("anna") == ({1, 2}, {"sub-01/axial/5", "sub-01/axial/11", planned.key}, ("anna",))
+    assert learned("bea") == ({4, 5}, {"sub-01/axial/11", "sub-01/axial/14", planned.key}, ("bea",))
+    assert learned("cleo") == ({6}, {planned.key}, ("cleo",))
+    assert learned("dora") == ({7}, {planned.key}, ("dora",))
+    assert learned("anna", "dora")[2] == ("anna", "dora")
 
 
 def test_what_was_completed_in_any_round_is_left_out(first: Path, tmp_path: Path) -> None:

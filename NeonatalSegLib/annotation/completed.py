@@ -91,7 +91,7 @@ def read_rounds(
     Args:
         earlier: folders, besides those that the study itself names (``neonatalseg budget --earlier``, or the panel's
             next round).
-        raters: whose slices of the last round count; of earlier rounds all count.
+        raters: whose slices count, in every round; default all. Who completed nothing in an earlier round adds nothing.
 
     Raises:
         NeonatalSegError: as there, or a scan is another image in an earlier round.
@@ -99,10 +99,19 @@ def read_rounds(
     found = {scan.name: scan for scan in read_annotations(folder, raters)}
     before_it = [one for one in all_rounds([*earlier, folder]) if one.resolve() != Path(folder).resolve()]
     for before in reversed(before_it):
-        for scan in read_annotations(before):
+        whose = None if raters is None else _at_work(before, raters)
+        for scan in read_annotations(before, whose) if whose != [] else ():
             later = found.get(scan.name)
             found[scan.name] = scan if later is None else _joined(scan, later, before)
     return list(found.values())
+
+
+def _at_work(folder: Path, raters: Sequence[str]) -> list[str]:
+    """Those of ``raters`` who completed slices of a study."""
+    study = read_study(folder)
+    study.check_trusted()
+    there = study.raters()
+    return [name for name in dict.fromkeys(raters) if name in there and read_record(study, name)[0].done]
 
 
 def all_rounds(folders: Sequence[str | Path]) -> list[Path]:
