@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -316,16 +317,19 @@ def test_the_command_makes_a_candidate_that_is_accepted_on_request(
 
 
 def test_a_model_for_scans_like_these_is_the_studys_and_completes_its_scans(
-    study: Path, model: Model, newborn: Phantom, tmp_path: Path
+    study: Path, model: Model, newborn: Phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = annotate(study, newborn.labels, 6)
     config = tmp_path / "quick.json"
     config.write_text('{"patch": [32, 32, 32], "steps": 2, "rehearsal": 0}', encoding="utf-8")
+    monkeypatch.chdir(study.parent)
     status, out, errors = command(
-        "finetune", study, "--model", model.folder, "--config", config, "--keep", "scanner", "--accept"
+        "finetune", study.name, "--model", model.folder, "--config", config, "--keep", "scanner", "--accept"
     )
     assert status == 0, errors
     named = find_model(study)
+    option = re.search(r"segment --model (\S+) \.\.\.", out)
+    assert option is not None and find_model(option[1]).name == named.name
     assert f"{named.name} is the model of this study" in out and store.current_name() == DEFAULT_MODEL
     assert named.facts.lineage is not None and named.facts.lineage.settings["keep"] == "scanner"
     status, out, errors = command("complete", study, "--model", study, "--out", tmp_path / "out")
@@ -337,6 +341,18 @@ def test_a_model_for_scans_like_these_is_the_studys_and_completes_its_scans(
     facts = json.loads((tmp_path / "out" / "sub-01_dseg.json").read_text(encoding="utf-8"))
     assert facts["Model"]["Name"] == named.name
     assert any("6 slices are as annotated by anna" in text for text in facts["Warnings"])
+
+
+def test_complete_takes_the_agreement_that_it_asks_for(
+    study: Path, model: Model, newborn: Phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    annotate(study, newborn.labels, 1)
+    monkeypatch.setenv("NEONATALSEG_MODELS", str(tmp_path / "another user"))  # who has agreed to no image yet
+    given = ("complete", study, "--model", model.folder, "--out", tmp_path / "out")
+    status, _, errors = command(*given)
+    assert status != 0 and "give --outside to the command" in errors
+    status, _, errors = command(*given, "--outside")
+    assert status == 0 and (tmp_path / "out" / "sub-01_dseg.nii.gz").is_file(), errors
 
 
 def test_the_command_refuses_in_words(

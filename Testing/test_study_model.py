@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,17 @@ def test_a_study_names_its_model_and_nothing_else_changes(parent: Model, study: 
     assert store.status(made.name) == "candidate"
     name_for_study(study, other := add(parent))
     assert find_model(study).name == other.name
+
+
+def test_the_command_that_is_named_works_from_the_folder_beside_the_study(
+    parent: Model, study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = add(parent)
+    monkeypatch.chdir(study.parent)
+    for given in (study.name, f"./{study.name}", str(study)):
+        assert run(["models", "use", made.name, "--study", given]) == 0
+        named = re.search(r"segment --model (\S+) \.\.\.", capsys.readouterr().out)
+        assert named is not None and find_model(named[1]).name == made.name
 
 
 def test_a_study_that_names_no_model_says_how(study: Path) -> None:

@@ -62,11 +62,12 @@ def use(
 ) -> None:
     """Let a study name a model for its own scans: `--model STUDY` then means it. The current model stays."""
     from NeonatalSegLib.models.for_study import name_for_study
-    from NeonatalSegLib.models.registry import installed_model
+    from NeonatalSegLib.models.registry import as_option, installed_model
 
     model = installed_model(name)
     name_for_study(study, model)
-    typer.echo(f"{study} names {model.name}: `neonatalseg segment --model {study} ...` uses it, and so does batch.")
+    command = f"neonatalseg segment --model {as_option(study)} ..."
+    typer.echo(f"{study} names {model.name}: `{command}` uses it, and so does batch.")
 
 
 @app.command("roll-back")

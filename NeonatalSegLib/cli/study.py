@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 Outside = Annotated[
     bool, typer.Option("--outside", help="Agree to the images and rounds outside a study's folder that it names.")
 ]
-Raters = Annotated[Optional[list[str]], typer.Option(help="Whose slices; may be given again. Default: all.")]
+Raters = Annotated[
+    Optional[list[str]], typer.Option(help="Whose slices, in every round; may be given again. Default: all.")
+]
 
 
 def budget(
@@ -209,10 +211,13 @@ def complete(
     device: Device = AUTO,
     engine: Engine = AUTO,
     overwrite: Overwrite = False,
+    outside: Outside = False,
 ) -> None:
     """Segment the annotated scans of a study, the completed slices exactly as they were annotated."""
     from NeonatalSegLib.annotation.completed import read_rounds
 
+    if outside:
+        _agree((study,))
     read_rounds(study, raters=rater)  # bad input is told before the network's libraries load
     from NeonatalSegLib.annotation.own_scans import complete_study
     from NeonatalSegLib.segmentation.outputs import check_writable
@@ -240,10 +245,12 @@ def _accepted(model: Bundle, study: Path, keep: str) -> str:
     """Take a new model for what it was made for, and say so."""
     from NeonatalSegLib.models import store
     from NeonatalSegLib.models.for_study import name_for_study
+    from NeonatalSegLib.models.registry import as_option
 
     if keep == "scanner":
         name_for_study(study, model)
-        return f"{model.name} is the model of this study: `neonatalseg segment --model {study} ...`, and batch, use it."
+        command = f"neonatalseg segment --model {as_option(study)} ..."
+        return f"{model.name} is the model of this study: `{command}`, and batch, use it."
     store.accept(model.name)
     return f"{model.name} is now the default."
 

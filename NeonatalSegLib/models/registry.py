@@ -84,6 +84,16 @@ def is_name(text: str) -> bool:
     return bool(text) and not text.startswith(".") and not text.endswith(".pt") and not re.search(r"[/\\:\0]", text)
 
 
+def as_option(folder: str | Path) -> str:
+    """A folder as ``--model`` takes it: a bare word would mean an installed model, and pathlib drops a ``./``.
+
+    Example:
+        >>> as_option(Path("./second"))
+        './second'
+    """
+    return f"./{folder}" if is_name(str(folder)) else str(folder)
+
+
 def installed_model(name: str) -> Model:
     """A model of that name in the folders of NeonatalSeg and of the user, and nowhere else.
 
