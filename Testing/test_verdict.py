@@ -172,6 +172,16 @@ def test_an_empty_label_map_fails(newborn: Phantom) -> None:
     assert assess(nothing).verdict == FAIL
 
 
+def test_where_nothing_is_found_the_reasons_are_told_all_the_same(newborn: Phantom) -> None:
+    nothing = Grid.of(newborn.labels).image(np.zeros(Grid.of(newborn.labels).shape, np.uint8))
+    everywhere = sitk.Cast(nothing, sitk.sitkFloat32) - 1.0  # the finder: all of the field of view lies in the skull
+    result = assess(nothing, Evidence(brain_mm=everywhere, doubts=("T1 and T2 may be exchanged.", "No unit.")))
+    assert result.findings[0].kind == "nothing" and "not a newborn" in kinds(result)
+    scan = [(f.level, f.text) for f in result.findings if f.kind == "scan"]
+    assert scan == [(CHECK, "T1 and T2 may be exchanged."), (CHECK, "No unit.")]
+    assert "too small" in kinds(assess(nothing))
+
+
 def test_every_tissue_has_a_band_that_grows() -> None:
     assert {t.key for t in PHYSIOLOGICAL} <= set(GROWTH)
     for growth in GROWTH.values():

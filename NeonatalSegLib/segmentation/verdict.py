@@ -45,10 +45,7 @@ MAX_UNLABELLED = 0.25  # share of the found brain without a label
 MAX_ASYMMETRY = 0.15  # (left - right) / all of the cerebrum; 0.03 at most in ALBERTs and templates
 TOO_MANY = 3  # kinds of findings at once; what is missing and what is out of its band count as one
 LEAST_COHERENCE = 0.45  # of voxel neighbours within the head that have the same label; 0.68 and more in newborns
-UNSURE, VERY_UNSURE = (
-    0.24,
-    0.32,
-)  # mean entropy over the tissues: 0.14 in newborns, 0.29 and more in adults and in noise
+UNSURE, VERY_UNSURE = 0.24, 0.32  # mean entropy over the tissues: 0.14 in newborns, 0.29 and more in adults and noise
 COARSE_MM = 4.0
 
 
@@ -111,19 +108,19 @@ def assess(label_map: sitk.Image, evidence: Evidence = Evidence()) -> Plausibili
     labels, grid = _on_standard_grid(label_map)
     full = np.bincount(sitk.GetArrayViewFromImage(label_map).ravel(), minlength=NUMBER_OF_CLASSES)
     volumes = {t.key: float(full[t.index]) * Grid.of(label_map).voxel_volume_mm3 / 1000 for t in PHYSIOLOGICAL}
-    findings: list[Finding] = []
-    if sum(volumes[t.key] for t in PHYSIOLOGICAL if t.brain) < 10:
-        return Plausibility((Finding(FAIL, "nothing", "Next to no brain tissue was found in this scan."),))
-    findings += _size(volumes, evidence)
-    findings += _order(labels)
-    findings += _places(labels, grid)
-    findings += _missing(volumes)
-    findings += _pieces(labels, grid)
-    findings += _symmetry(labels, grid)
-    findings += _against_finder(labels, grid, evidence.brain_mm)
-    findings += _signal(evidence)
-    findings += _proportions(volumes, evidence)
-    findings += _together(findings)
+    findings = _size(volumes, evidence)
+    if sum(volumes[t.key] for t in PHYSIOLOGICAL if t.brain) < 10:  # what is odd about the scan may tell why
+        findings.insert(0, Finding(FAIL, "nothing", "Next to no brain tissue was found in this scan."))
+    else:
+        findings += _order(labels)
+        findings += _places(labels, grid)
+        findings += _missing(volumes)
+        findings += _pieces(labels, grid)
+        findings += _symmetry(labels, grid)
+        findings += _against_finder(labels, grid, evidence.brain_mm)
+        findings += _signal(evidence)
+        findings += _proportions(volumes, evidence)
+        findings += _together(findings)
     findings += [Finding(CHECK, "scan", text) for text in evidence.doubts]
     return Plausibility(tuple(sorted(findings, key=lambda f: f.level != FAIL)))
 
