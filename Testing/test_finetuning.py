@@ -339,6 +339,8 @@ def test_a_model_for_scans_like_these_is_the_studys_and_completes_its_scans(
     for s in done:
         assert (labels[s.index] == truth[s.index]).all()
     facts = json.loads((tmp_path / "out" / "sub-01_dseg.json").read_text(encoding="utf-8"))
+    assert f"Plausibility: {facts['Plausibility']['Verdict']}:" in out + errors
+    assert all(f"Warning: {text}" in errors for text in facts["Warnings"])
     assert facts["Model"]["Name"] == named.name
     assert any("6 slices are as annotated by anna" in text for text in facts["Warnings"])
 

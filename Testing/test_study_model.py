@@ -12,15 +12,22 @@ import SimpleITK as sitk
 from annotation_cases import AXIAL, CORONAL, GRID, cut, labels_for, make_study
 from store_models import add, save_parent
 
+from NeonatalSegLib.annotation.completed import AnnotatedScan
 from NeonatalSegLib.annotation.own_scans import keep_annotated
+from NeonatalSegLib.annotation.plan import PlannedSlice
 from NeonatalSegLib.annotation.session import AnnotationSession, read_annotations
 from NeonatalSegLib.cli.app import run
+from NeonatalSegLib.datasets.phantom import Phantom
 from NeonatalSegLib.errors import NeonatalSegError
+from NeonatalSegLib.evaluation.metrics import volumes_ml
 from NeonatalSegLib.models import store
 from NeonatalSegLib.models.bundle import Model
 from NeonatalSegLib.models.for_study import name_for_study
 from NeonatalSegLib.models.registry import find_model
+from NeonatalSegLib.scans.grid import Grid
+from NeonatalSegLib.segmentation.growth import age_of_volumes
 from NeonatalSegLib.segmentation.segmenter import Segmentation
+from NeonatalSegLib.segmentation.verdict import Evidence
 
 
 @pytest.fixture(scope="module")
@@ -101,4 +108,24 @@ def test_annotated_slices_stay_exactly_and_the_rest_is_the_models(study: Path) -
     volume = GRID.voxel_volume_mm3 / 1000
     for key, label in (("wm", 3), ("cortical_gm", 2), ("cerebellum", 6)):
         assert found.volumes_ml[key] == pytest.approx((labels == label).sum() * volume)
-    assert found.warnings == ["2 slices are as annotated by Anna, not by the model."]
+    assert found.warnings[-1] == "2 slices are as annotated by Anna, not by the model."
+
+
+def test_what_was_annotated_is_judged_and_not_the_models_map(newborn: Phantom, tmp_path: Path) -> None:
+    """The model missed the cerebellum, and a person annotated all of it."""
+    truth, grid = sitk.GetArrayFromImage(newborn.labels), Grid.of(newborn.labels)
+    doubts = ("T1 and T2 agree poorly.",)
+    found = Segmentation(
+        grid.image(np.where(truth == 6, 0, truth).astype(np.uint8)), {}, evidence=Evidence(37.0, doubts=doubts)
+    )
+    found.volumes_ml = volumes_ml(sitk.GetArrayFromImage(found.label_map), grid.voxel_volume_mm3)
+    found.notices = ["Memory ran out."]
+    found.judge()
+    assert "missing" in [f.kind for f in found.plausibility.findings] and found.volumes_age_weeks is None
+    slices = tuple(PlannedSlice("sub-01", "axial", int(k), 0.0, "") for k in np.unique(np.argwhere(truth == 6)[:, 0]))
+    image = tmp_path / "sub-01_T2w.nii.gz"
+    found = keep_annotated(found, AnnotatedScan("sub-01", None, image, 37.0, grid, truth, slices, ("Anna",)))
+    assert [(f.kind, f.text) for f in found.plausibility.findings] == [("scan", *doubts)]
+    assert found.volumes_age_weeks == age_of_volumes(found.volumes_ml) is not None
+    told = f"{len(slices)} slices are as annotated by Anna, not by the model."
+    assert found.warnings == [*doubts, "Memory ran out.", told]

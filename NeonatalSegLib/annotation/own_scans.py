@@ -43,7 +43,7 @@ def complete_study(
 
 
 def keep_annotated(segmentation: Segmentation, annotated: AnnotatedScan) -> Segmentation:
-    """Put the completed slices into a segmentation of the same scan, in place; the volumes follow.
+    """Put the completed slices into a segmentation of the same scan, in place; volumes and verdict follow.
 
     Raises:
         NeonatalSegError: they lie on another grid.
@@ -55,7 +55,8 @@ def keep_annotated(segmentation: Segmentation, annotated: AnnotatedScan) -> Segm
     segmentation.label_map = annotated.grid.image(labels)
     segmentation.volumes_ml = volumes_ml(labels, annotated.grid.voxel_volume_mm3)
     number, whose = len(annotated.slices), ", ".join(annotated.raters)
-    segmentation.warnings.append(
+    segmentation.notices.append(
         f"{number} {'slice is' if number == 1 else 'slices are'} as annotated by {whose}, not by the model."
     )
+    segmentation.judge()  # of the model's own map nothing is told
     return segmentation

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -118,17 +119,23 @@ def evaluate(
         raise typer.Exit(SOME_FAILED)
 
 
-def _report(written: dict[str, Path]) -> str:
-    """Verdict, warnings, volumes and where the files are; returns the verdict."""
-    import json
-
+def tell_verdict(facts: Mapping[str, Any]) -> str:
+    """Print verdict and warnings of a side-car; returns the verdict."""
     from NeonatalSegLib.segmentation.verdict import PASS, VERDICTS
 
-    facts = json.loads(written["sidecar"].read_text(encoding="utf-8"))
     verdict = str(facts["Plausibility"]["Verdict"])
     typer.echo(f"Plausibility: {VERDICTS[verdict]}", err=verdict != PASS)
     for warning in facts["Warnings"]:
         typer.echo(f"Warning: {warning}", err=True)
+    return verdict
+
+
+def _report(written: dict[str, Path]) -> str:
+    """Verdict, warnings, volumes and where the files are; returns the verdict."""
+    import json
+
+    facts = json.loads(written["sidecar"].read_text(encoding="utf-8"))
+    verdict = tell_verdict(facts)
     rows = [line.split("\t") for line in written["volumes"].read_text(encoding="utf-8").splitlines()[1:]]
     for _, _, tissue, volume in rows:
         typer.echo(f"{tissue:<45}{float(volume):8.1f} mL")

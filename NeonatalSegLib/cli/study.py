@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
@@ -21,6 +22,7 @@ from NeonatalSegLib.cli.options import (
     ScanList,
     progress_line,
 )
+from NeonatalSegLib.cli.segment import tell_verdict
 from NeonatalSegLib.errors import NeonatalSegError
 
 if TYPE_CHECKING:
@@ -227,6 +229,7 @@ def complete(
     segmenter = Segmenter(model or None, device, engine)
     for written in complete_study(study, out, segmenter, rater, overwrite=overwrite, progress=progress_line):
         typer.echo(f"Written: {written['dseg']}")
+        tell_verdict(json.loads(written["sidecar"].read_text(encoding="utf-8")))
 
 
 def _agree(studies: Iterable[Path]) -> None:

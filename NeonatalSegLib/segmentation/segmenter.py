@@ -33,7 +33,7 @@ from NeonatalSegLib.scans.way_back import labels_on_scan, probabilities_on_scan
 from NeonatalSegLib.segmentation.engines import OpenEngine, open_engine
 from NeonatalSegLib.segmentation.growth import age_of_volumes, shown_age
 from NeonatalSegLib.segmentation.plausibility import age_warning, cut_brain_warning
-from NeonatalSegLib.segmentation.verdict import FAIL, Plausibility, assess, coarse_warning, evidence_of
+from NeonatalSegLib.segmentation.verdict import FAIL, Evidence, Plausibility, assess, coarse_warning, evidence_of
 
 STAGES = {
     "prepare": (0.0, 0.15),
@@ -81,6 +81,8 @@ class Segmentation:
         uncertainty: entropy over the classes, 0 (certain) to 1 (all alike), float32, or None.
         warnings: in words, for the user: what speaks against the result first, then what went otherwise than wished.
         plausibility: the verdict and its findings.
+        evidence: what besides the label map the verdict is from.
+        notices: those of the warnings that are about the making, not about the result.
         times_s: seconds per stage.
         device: in words.
         model_name, model_hash: which model made it.
@@ -108,6 +110,21 @@ class Segmentation:
     head_masked: bool = False
     inside_skull_ml: float | None = None
     plausibility: Plausibility = field(default_factory=Plausibility)
+    evidence: Evidence = field(default_factory=Evidence)
+    notices: list[str] = field(default_factory=list)
+
+    def judge(self) -> None:
+        """Set verdict, age by volumes and warnings anew, for the label map and the volumes as they are now."""
+        known = self.evidence
+        cut = cut_brain_warning(sitk.GetArrayViewFromImage(self.label_map))
+        self.plausibility = assess(self.label_map, replace(known, doubts=(*known.doubts, *cut)))
+        self.volumes_age_weeks = None
+        if self.plausibility.verdict != FAIL:  # volumes of what is no newborn's brain say nothing
+            self.volumes_age_weeks = age_of_volumes(self.volumes_ml)
+            if known.model_age_weeks is None:
+                late = age_warning(known.age_weeks, None, shown_age(self.volumes_ml))
+                self.plausibility = self.plausibility.with_doubts(late)
+        self.warnings = [*(finding.text for finding in self.plausibility.findings), *self.notices]
 
 
 class Segmenter:
@@ -193,14 +210,9 @@ class Segmenter:
         result.age_weeks, result.head_masked = age, prepared.head_masked
         result.inside_skull_ml = brain_volume_ml(prepared.brain_mm)
         doubts += age_warning(scan.age_weeks, age)
-        doubts += cut_brain_warning(sitk.GetArrayViewFromImage(result.label_map))
-        result.plausibility = assess(result.label_map, evidence_of(probabilities, scan, age, prepared.brain_mm, doubts))
-        if result.plausibility.verdict != FAIL:  # volumes of what is no newborn's brain say nothing
-            result.volumes_age_weeks = age_of_volumes(result.volumes_ml)
-            if age is None:
-                late = age_warning(scan.age_weeks, None, shown_age(result.volumes_ml))
-                result.plausibility = result.plausibility.with_doubts(late)
-        result.warnings = [*(finding.text for finding in result.plausibility.findings), *warnings]
+        result.evidence = evidence_of(probabilities, scan, age, prepared.brain_mm, doubts)
+        result.notices = warnings
+        result.judge()
         clock.leave()
         result.times_s = clock.times_s
         result.device, result.model_name, result.model_hash = self.device_text, self.model.name, self.model.hash
