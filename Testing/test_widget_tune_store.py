@@ -15,6 +15,7 @@ from test_widget_tune import HAVE_TORCH, TINY, WAIT_S, TuneCase, add_candidate, 
 
 from NeonatalSegLib.models import store
 from NeonatalSegLib.models.bundle import save_model
+from NeonatalSegLib.models.for_study import name_for_study
 from NeonatalSegLib.models.registry import DEFAULT_MODEL, find_model
 from NeonatalSegLib.mrml.finetune.charts import LOSS
 from NeonatalSegLib.mrml.shared.compute import start_engine
@@ -59,6 +60,24 @@ class StoreTest(TuneCase):
         self.assertEqual(find_model(Path(self.parameters.studyFolder)).name, name)
         self.assertIn(f"names {name} now", self.said("tuneMessageLabel"))
         self.assertIn(name, self.shown(self.ui.modelSelector))
+
+    def test_what_the_open_study_names_is_neither_replaced_nor_removed_without_a_word(self) -> None:
+        study, asked, answers = Path(self.parameters.studyFolder), [], [False, True, False]
+        self.tune.store_buttons.confirm = lambda text: bool(asked.append(text)) or answers.pop(0)
+        old, new = add_candidate("scanner"), add_candidate("scanner")
+        name_for_study(study, find_model(old))
+        self.tune.read_store()
+        self.tuning.choose_version(new)
+        self.tune_ui.acceptButton.click()
+        self.assertEqual(find_model(study).name, old)
+        self.assertIn(f"names the model {old} for its scans", asked[-1])
+        self.tune_ui.acceptButton.click()
+        self.assertEqual(find_model(study).name, new)
+        self.tune_ui.acceptButton.click()  # it names this one already: no question
+        self.assertEqual(len(asked), 2)
+        self.tune_ui.discardButton.click()
+        self.assertIn("names it for its scans", asked[-1])
+        self.assertEqual(find_model(study).name, new)
 
     def test_discard_asks_first(self) -> None:
         answers, asked = iter([False, True]), []

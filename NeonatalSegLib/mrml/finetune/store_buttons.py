@@ -8,8 +8,9 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
+from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.models import store
-from NeonatalSegLib.models.for_study import name_for_study
+from NeonatalSegLib.models.for_study import name_for_study, named_by_study
 from NeonatalSegLib.models.registry import find_model
 from NeonatalSegLib.mrml.shared.host import Host
 from NeonatalSegLib.mrml.shared.slot import slot
@@ -48,6 +49,12 @@ class StoreButtons:
         """The chosen version becomes the current model; one that was made for a study's scans, the study's."""
         version = self.panel.chosen_version
         if version is not None and version.keep == "scanner":
+            named = self._named()
+            text = _("{study} names the model {old} for its scans. Let it name {new} in its place?")
+            if named not in ("", version.name) and not self.confirm(
+                text.format(study=self.panel.study, old=named, new=version.name)
+            ):
+                return
             name_for_study(self.study(), find_model(version.name))
             text = _("{study} names {new} now: choose it as the model of Segment for such scans. {old} stays current.")
             self.panel.notice(text.format(study=self.panel.study, new=version.name, old=self.panel.current))
@@ -59,6 +66,13 @@ class StoreButtons:
                 new=model.name, old=before
             )
         )
+
+    def _named(self) -> str:
+        """Name of the model that the open study names; "" where it names none, or in a text that is not understood."""
+        try:
+            return named_by_study(self.study()).name if self.study() else ""
+        except NeonatalSegError:
+            return ""
 
     @slot
     def on_roll_back(self) -> None:
@@ -81,7 +95,11 @@ class StoreButtons:
     def on_discard(self) -> None:
         """The chosen version is removed, after a question: it cannot be brought back."""
         name = self.panel.version
-        if not self.confirm(_("Remove the model {name} from this computer? This cannot be undone.").format(name=name)):
+        question = _("Remove the model {name} from this computer? This cannot be undone.").format(name=name)
+        if self._named() == name:
+            text = _("The study {study} names it for its scans, and would name a model that is gone.")
+            question += " " + text.format(study=self.panel.study)
+        if not self.confirm(question):
             return
         store.discard(name)
         message = _("{name} was removed. {current} is the current model.")
