@@ -119,16 +119,20 @@ class AnnotateState:
         return (self.project.previous_key(self.key) or "") if self.project is not None and self.key else ""
 
     def go(self, key: str) -> np.ndarray:
-        """Show a slice; its labels (2D uint8) to be shown are returned. Work on it begins if it is left to do."""
+        """Show a slice; its labels (2D uint8) to be shown are returned. Work on it begins if it is left to do.
+
+        Raises:
+            NeonatalSegError: a file is missing, or the study cannot be written; the slice before stays the one shown.
+        """
         project = self._open_project()
         item = project.item(key)
-        if item.state in LEFT:
-            project.start(key)
-        self.key = key
         if item.state in LEFT and not item.saved:
             labels = project.prefill(key, self.prefill)
         else:
             labels = project.label_plane(key)
+        if item.state in LEFT:
+            project.start(key)
+        self.key = key
         self._begin(labels)
         planned = item.slice
         tissue = np.isin(labels, [t.index for t in PHYSIOLOGICAL])

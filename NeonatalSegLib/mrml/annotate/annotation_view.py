@@ -15,6 +15,7 @@ import numpy as np
 import slicer
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
+from NeonatalSegLib.annotation.plan import PlannedSlice
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.mrml.annotate.window import HELPER_ATTRIBUTE, LAYOUTS
 from NeonatalSegLib.mrml.scene.segments import BINARY_LABEL_MAP, _segment, set_opacity
@@ -61,6 +62,10 @@ class AnnotationView:
         self._write_tissues(np.asarray(labels, np.uint8))
         self._editable = np.zeros(np.shape(labels), bool)
         self._write_mask()
+
+    def shows(self, planned: PlannedSlice) -> bool:
+        """True where it is this slice that is shown, so that ``read`` gives its labels."""
+        return self.scan == planned.scan and self._place == (planned.axis, planned.index)
 
     def read(self) -> np.ndarray:
         """The slice as it is now, edits included: 2D uint8, values 0-9.

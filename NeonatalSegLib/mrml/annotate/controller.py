@@ -328,11 +328,13 @@ class AnnotateController(VTKObservationMixin):
         kept = self.drafts.may_leave() if ask else self.drafts.keep()
         if ask and not kept:
             return False
-        self.desk.forget()
-        self.caption.hide()
-        if self.panel.project is not None:
-            self.host.panel.fold(False)
-        self.panel.close()
+        try:
+            self.desk.forget()
+            self.caption.hide()
+            if self.panel.project is not None:
+                self.host.panel.fold(False)
+        finally:  # or nobody could open the study under this name until the application ends
+            self.panel.close()
         if not kept:
             self.panel.failed(self.drafts.why_not)
         return True
@@ -343,18 +345,29 @@ class AnnotateController(VTKObservationMixin):
         """Show a slice and let it be edited, if it is left to do.
 
         Raises:
-            NeonatalSegError: its scan cannot be loaded, or the study cannot be written; what was shown stays.
+            NeonatalSegError: the study cannot be read or written: what was shown stays. Its scan cannot be loaded: no
+                slice is shown then.
         """
         if not self.drafts.may_leave():
             self.draw()  # the list goes back to the slice that is shown
             return
         assert self.panel.project is not None
         planned = self.panel.project.item(key).slice
-        nodes = self.desk.take_scan(self.panel.project, planned.scan)
-        if nodes and self.parameters is not None:  # what is annotated is what Segment would take
-            self.parameters.t1, self.parameters.t2 = nodes.get("t1"), nodes.get("t2")
-        labels = self.panel.go(key)
-        self.desk.show(planned, labels, editable=self.panel.editable, within=self.tools.within())
+        try:
+            labels = self.panel.go(key)
+        except Exception:
+            if not self.panel.editable:  # it was just completed: what is painted now would be lost
+                self.desk.let_edit(False)
+            raise
+        try:
+            nodes = self.desk.take_scan(self.panel.project, planned.scan)
+            if nodes and self.parameters is not None:  # what is annotated is what Segment would take
+                self.parameters.t1, self.parameters.t2 = nodes.get("t1"), nodes.get("t2")
+            self.desk.show(planned, labels, editable=self.panel.editable, within=self.tools.within())
+        except Exception:  # half a slice would be one that can neither be worked on nor left
+            self.desk.forget()
+            self.panel.leave()
+            raise
         self.tools.show_difference()
         self.tools.on_look()
 

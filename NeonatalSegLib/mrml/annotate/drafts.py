@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -31,17 +32,22 @@ class Drafts:
         self.why_not, self.kept_at = "", 0.0
 
     def keep(self) -> bool:
-        """Keep what was changed; False, and told, where that fails."""
+        """Keep what was changed; False, and told, where that fails, whatever the reason: every way out leads here."""
         self.kept_at = time.monotonic()
-        if self.desk.shown is None or not self.panel.editable:
+        shown, item = self.desk.shown, self.panel.item
+        if shown is None or item is None or not self.panel.editable or not shown.shows(item.slice):
             return True
         try:
-            self.panel.keep_draft(self.desk.shown.read())
+            self.panel.keep_draft(shown.read())
         except NeonatalSegError as error:
             self.why_not = str(error)
-            self.panel.failed(self.why_not)
-            return False
-        return True
+        except Exception as error:
+            logging.exception("NeonatalSeg")
+            self.why_not = f"Something unexpected went wrong ({error}). The details are in the error log."
+        else:
+            return True
+        self.panel.failed(self.why_not)
+        return False
 
     def keep_now_and_then(self) -> None:
         """From a timer: an application that ends without warning costs half a minute of work."""
