@@ -281,12 +281,25 @@ def test_cancel_of_a_stuck_worker_kills_it_in_time(make_client: MakeClient) -> N
 
 
 def test_cancel_before_the_turn_came(make_client: MakeClient) -> None:
-    client = make_client(STUCK_IMPORT)
-    first, _ = first_progress(client, "hello")
+    """What the worker is busy with, a fine-tuning of an hour perhaps, is not killed for it."""
+    client = make_client()
+    first, worker = first_progress(client, "hello")
     second = client.request("hello")
-    second.cancel(grace_s=0.2)
-    assert second.wait(10) is not None and second.final.name == "cancelled"
-    assert first.wait(10) is not None and first.final.name == "error" and "cancelled" in first.final.message
+    second.cancel(grace_s=0.0)
+    assert second.final is not None and second.final.name == "cancelled" and not second.folder.exists()
+    assert first.result(START_S).name == "result" and client.worker_pid == worker.pid
+
+
+def test_the_one_before_can_still_be_cancelled(make_client: MakeClient) -> None:
+    client = make_client(STUCK_IMPORT)
+    first, worker = first_progress(client, "hello")
+    second = client.request("hello")
+    second.cancel()
+    assert second.final is not None and second.final["forced"] is False
+    first.cancel()
+    assert first.wait(STOP_S) is not None and first.final["forced"] is True
+    assert not psutil.wait_procs([worker], timeout=5)[1]
+    answers(client)
 
 
 def test_cancel_after_the_end_does_nothing(make_client: MakeClient) -> None:

@@ -324,6 +324,26 @@ class MakeTest(AnnotateCase):
         self.ui.doneButton.click()
         self.assertEqual(completed_slices(str(second.folder)), (1, 2, 4))
 
+    def test_no_next_round_while_a_fine_tuning_runs(self) -> None:
+        self.open()
+        self.complete_all()
+        turn = self.widget.logic.runner.turn
+        turn.follow("A fine-tuning", True)
+        self.assertFalse(self.ui.nextRoundButton.isEnabled())
+        self.assertIn("A fine-tuning is under way", self.ui.nextRoundButton.property("toolTip"))
+        turn.follow("A fine-tuning", False)
+        self.assertTrue(self.ui.nextRoundButton.isEnabled())
+
+        def choose(title: str) -> str:
+            turn.follow("A fine-tuning", True)  # begun meanwhile
+            return str(self.folder / "second")
+
+        self.section.choose_folder = choose
+        self.ui.nextRoundButton.click()
+        self.assertIn("A fine-tuning is under way", self.text("annotateMessageLabel"))
+        self.assertIsNotNone(self.panel.project, "the study stays open")
+        self.assertEqual(self.engine.asked("plan"), [])
+
     def test_the_next_round_is_by_the_model_that_the_study_names(self) -> None:
         name_for_study(self.study, find_model("neonatal-t1t2"))
         request = self.next_round()

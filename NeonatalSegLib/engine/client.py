@@ -229,7 +229,8 @@ class Client:
         """Ask to stop; returns at once. The request's "cancelled" event comes within ``grace_s`` and a moment.
 
         A worker that does not stop by itself in time is killed with its children; the event then says ``forced``, and
-        the next request starts a new worker. A result that was ready before stays a result.
+        the next request starts a new worker. A result that was ready before stays a result. A request whose turn has
+        not come is cancelled at once, and what the worker is busy with goes on.
         """
         with self._lock:
             if request.id not in self._open or request._cancel_asked:
@@ -237,9 +238,13 @@ class Client:
             request._cancel_asked = True
             assert request._process is not None
             request._process.send({"id": request.id, "op": "cancel"})
-            timer = threading.Timer(grace_s, self._force, (request,))
-            timer.daemon = True
-            timer.start()
+            waits = any(o.id < request.id and o._process is request._process for o in self._open.values())
+            if not waits:
+                timer = threading.Timer(grace_s, self._force, (request,))
+                timer.daemon = True
+                timer.start()
+        if waits:
+            self._finish(request, Event(request.id, protocol.CANCELLED, {"forced": False}))
 
     def stop(self, request: Request) -> None:
         """Ask a running operation to end early with what it has; nothing is forced. No effect once it has ended."""

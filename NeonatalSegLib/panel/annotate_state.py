@@ -52,6 +52,7 @@ class AnnotateState:
     fraction: float | None = None
     seconds_left: float | None = None
     refusal: str = ""
+    occupied: str = ""
     message: str = ""
     kind: str = "info"
 
@@ -234,6 +235,12 @@ class AnnotateState:
         """``refusal``: why no study can be made for the scan above, "" where one can."""
         if refusal != self.refusal:
             self.refusal = refusal
+            self.changed.emit()
+
+    def set_occupied(self, why: str) -> None:
+        """The compute process is busy with something else, or, with "", no more."""
+        if why != self.occupied:
+            self.occupied = why
             self.changed.emit()
 
     def make(self) -> None:

@@ -87,7 +87,7 @@ def view_of(state: AnnotateState) -> AnnotateView:
         make=_make_button(state),
         open=Control(not state.making, MAKING if state.making else "Open a study folder.", visible=project is None),
         close=Control(tool_tip="Close the study; completed slices are on disk.", visible=project is not None),
-        next_round=_next_round_button(progress),
+        next_round=_next_round_button(state, progress),
         resume=_resume_button(state),
         recent=tuple(
             (Path(folder).name, folder) for folder in dict.fromkeys([state.remembered, *state.recent]) if folder
@@ -138,13 +138,13 @@ def _make_button(state: AnnotateState) -> Control:
     )
 
 
-def _next_round_button(progress: StudyProgress | None) -> Control:
+def _next_round_button(state: AnnotateState, progress: StudyProgress | None) -> Control:
     what = (
         "Plan as many slices again where the model is unsure: fine-tune and accept first. Fine-tuning the new study "
         "learns the slices of this one as well."
     )
     ended = progress is not None and progress.done > 0 and progress.settled == progress.planned
-    return Control(True, what, visible=ended, text="Next round ...")
+    return Control(not state.occupied, state.occupied or what, visible=ended, text="Next round ...")
 
 
 def _resume_button(state: AnnotateState) -> Control:

@@ -194,13 +194,13 @@ class AnnotateController(VTKObservationMixin):
 
     def refresh(self, caller: Any = None, event: Any = None) -> None:
         """Why no study can be made for the scan above, if so; and which study was open last."""
-        parameters = self.parameters
+        parameters, refusal = self.parameters, str(self.host.logic.runner.turn.why_not(DOING))
+        self.panel.set_occupied(refusal)
         if parameters is None:
             return
         if parameters.studyFolder and parameters.studyFolder != self._study_of_scene:
             self._study_of_scene = parameters.studyFolder
             self.panel.remember(parameters.studyFolder)
-        refusal = str(self.host.logic.runner.turn.why_not(DOING))
         if not refusal:
             try:
                 check_inputs(parameters.t1, parameters.t2)
@@ -304,6 +304,8 @@ class AnnotateController(VTKObservationMixin):
         if not dependencies.ensure(self.confirm, say=self.panel.report):
             self.panel.report(_(DECLINED), "warning")
             return
+        if occupied := self.host.logic.runner.turn.why_not(DOING):
+            raise NeonatalSegError(occupied)
         if not self._leave_study():
             return
         named = (before.folder / NAMED).is_file()
