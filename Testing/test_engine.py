@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -326,6 +327,22 @@ def test_close_leaves_nothing(make_client: MakeClient, temporary_root: Path) -> 
     client.close()
     with pytest.raises(EngineError, match="closed"):
         client.request("hello")
+
+
+def test_a_private_folder_that_was_cleaned_away_is_made_again(make_client: MakeClient, temporary_root: Path) -> None:
+    client = make_client()
+    answers(client)
+    worker, (private,) = client.worker_pid, temporary_root.iterdir()
+    shutil.rmtree(private)
+    answers(client)
+    assert client.worker_pid == worker and private.is_dir()
+    if os.name == "posix":
+        assert private.stat().st_mode & 0o777 == 0o700
+    shutil.rmtree(temporary_root)  # all of it: told in words, and no longer once it is back
+    with pytest.raises(EngineError, match="temporary folder.*free some space"):
+        client.request("hello")
+    temporary_root.mkdir()
+    answers(client)
 
 
 def test_many_requests_leave_no_file(make_client: MakeClient, temporary_root: Path) -> None:

@@ -287,6 +287,18 @@ class MakeTest(AnnotateCase):
                 self.assertEqual(self.text("makeButton"), "Make study ...")
         self.assertIn("The budget is too large.", self.text("annotateMessageLabel"))
 
+    def test_a_full_temporary_folder_ends_the_making(self) -> None:
+        add_volume(self.scene, "sub-09_T2w", True)
+        self.widget.enter()
+        self.engine.disk_full = True
+        self.assertIsNone(self.start())
+        self.assertEqual(self.text("makeButton"), "Make study ...")
+        self.assertIn("No space left", self.text("annotateMessageLabel"))
+        self.assertTrue(self.widget.ui.segmentButton.isEnabled())
+        self.assertFalse((self.folder / "new").exists())
+        self.engine.disk_full = False
+        self.assertIsNotNone(self.start(), "and the next try works")
+
     def complete_all(self) -> None:
         """Complete the four slices; the next round is offered when none is left."""
         for _ in range(4):

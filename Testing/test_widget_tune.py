@@ -293,6 +293,16 @@ class RunTest(TuneCase):
         self.assertEqual(self.ui.modelSelector.property("currentText"), DEFAULT_MODEL)
         self.assertEqual(self.parameters.model, DEFAULT_MODEL)
 
+    def test_a_full_temporary_folder_is_no_run(self) -> None:
+        self.open()
+        self.engine.disk_full = True
+        self.tune_ui.startButton.click()
+        self.assertEqual(self.tuning.state, State.ERROR)
+        self.assertIn("No space left", self.said("tuneMessageLabel"))
+        self.assertTrue(self.ui.segmentButton.isEnabled(), "the compute process is free")
+        self.engine.disk_full = False
+        self.end(self.start(), strategy="none")
+
     def test_strategy_that_trains_nothing(self) -> None:
         self.open()
         self.parameters.tuneStrategy = "none"

@@ -153,15 +153,28 @@ class Client:
         return process.pid if process is not None else None
 
     def new_folder(self) -> Path:
-        """A new private folder for one request's files, to be given as ``folder``: put inputs there before asking."""
+        """A new private folder for one request's files, to be given as ``folder``: put inputs there before asking.
+
+        Raises:
+            EngineError: the client is closed, or the temporary folder cannot be written.
+        """
         with self._lock:
             if self._closed:
                 raise EngineError("The compute process was closed with its client: make a new Client.")
-            if self._folder is None:
-                self._folder = folders.make_private_folder()
-            folder = self._folder / f"request-{self._next_id}"
-            self._next_id += 1
-            folder.mkdir(mode=0o700)
+            try:
+                if self._folder is None:
+                    self._folder = folders.make_private_folder()
+                elif not self._folder.is_dir():  # cleaned away; the worker that runs knows it by this name
+                    self._folder.mkdir(mode=0o700)
+                folder = self._folder / f"request-{self._next_id}"
+                self._next_id += 1
+                folder.mkdir(mode=0o700)
+            except OSError as error:
+                raise EngineError(
+                    f"No file can be put into the temporary folder ({error}). Most often the disk is full: free some "
+                    "space and try again. If it persists, restart the application.",
+                    "user",
+                ) from error
             return folder
 
     def request(self, op: str, *, folder: Path | None = None, **fields: Any) -> Request:
@@ -172,7 +185,7 @@ class Client:
         comes from ``new_folder`` (None: one is made).
 
         Raises:
-            EngineError: the client is closed.
+            EngineError: as ``new_folder``.
             TypeError: a field is nothing that JSON can say.
         """
         folder = folder or self.new_folder()

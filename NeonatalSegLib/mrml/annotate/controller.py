@@ -188,6 +188,8 @@ class AnnotateController(VTKObservationMixin):
             self.maker.poll()
         except Exception:
             self.maker.abandon()
+            if self.panel.making:  # or no section could ever start anything again
+                self.panel.made(_("No study was made, because of an error."), "error")
             raise
         if not self._entered and not self.panel.making:
             self.timer.stop()

@@ -185,13 +185,13 @@ class FineTuneController(VTKObservationMixin):
         name = self.panel.current
         idle = self._counting is None and not self.panel.busy and self.host.panel.panel.devices
         if idle and name and name != self._counted_for:
-            self._counted_for = name
             self._counting = EngineTask(
                 self.host.logic.runner.engine().request("strategies", model=name),
                 on_result=self._on_counted,
                 on_error=lambda message, fields: self._on_not_counted(),
                 on_cancelled=self._on_not_counted,
             )
+            self._counted_for = name
             self.timer.start()
 
     def _on_counted(self, fields: dict[str, Any]) -> None:
@@ -241,6 +241,14 @@ class FineTuneController(VTKObservationMixin):
         self.read_store()
         if not self.panel.start():
             return
+        try:
+            self._begin()
+        except Exception:
+            self.panel.ended("The fine-tuning could not be started.")
+            raise
+
+    def _begin(self) -> None:
+        """Ask the compute process for it, with all that is chosen."""
         self._last_step, self._plot_shown = -1, False
         self.chart.start(f"Fine-tuning of {self.panel.current}, strategy {self.panel.strategy}")
         device = choices.usable_device(self.parameters.device, self.host.panel.panel.devices)
