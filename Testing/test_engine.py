@@ -339,7 +339,7 @@ def test_a_private_folder_that_was_cleaned_away_is_made_again(make_client: MakeC
     if os.name == "posix":
         assert private.stat().st_mode & 0o777 == 0o700
     shutil.rmtree(temporary_root)  # all of it: told in words, and no longer once it is back
-    with pytest.raises(EngineError, match="temporary folder.*free some space"):
+    with pytest.raises(EngineError, match=r"temporary folder.*free some space"):
         client.request("hello")
     temporary_root.mkdir()
     answers(client)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "slicer" / "stand_ins"))
-from test_widget_annotate import FIRST, AnnotateCase
+from test_widget_annotate import FIRST, SECOND, AnnotateCase
 
 from NeonatalSegLib.annotation.session import AnnotationSession
 
@@ -84,6 +84,46 @@ class StuckTest(AnnotateCase):
         self.assertIsNone(self.panel.project)
         with AnnotationSession.open(self.study, "Anna") as project:
             self.assertEqual(project.item(FIRST).state, "in progress")
+
+
+class ComparedTest(AnnotateCase):
+    """The other rater's ledger is damaged."""
+
+    def damaged(self) -> None:
+        with AnnotationSession.open(self.study, "Bea") as other:
+            other.start(FIRST)
+            other.complete(FIRST, other.prefill(FIRST, "model"), 1.0)
+        self.open()
+        self.compare()
+        ledger = self.study / "raters" / "Bea" / "ledger.jsonl"
+        ledger.write_text("{broken\n" + ledger.read_text())
+
+    def compare(self) -> None:
+        self.ui.compareSelector.setCurrentIndex(self.ui.compareSelector.findData("Bea"))
+
+    def test_done_is_done_and_goes_on(self) -> None:
+        self.damaged()
+        self.assertIn("Bea", self.text("agreementLabel"))
+        self.stroke("wm")
+        self.ui.doneButton.click()
+        self.assertEqual(self.states()[:2], ["done", "in progress"])
+        self.assertEqual(self.panel.key, SECOND)
+        self.assertIn("The slice is completed", self.text("annotateMessageLabel"))
+        self.assertIn("ledger.jsonl", self.text("annotateMessageLabel"))
+        self.assertEqual((self.panel.other_rater, self.text("agreementLabel")), ("", ""))
+        self.stroke("csf")
+        self.ui.nextButton.click()
+        self.ui.previousButton.click()
+        self.assertTrue((self.labels() == 1).all(), "what was painted afterwards is kept")
+
+    def test_a_rater_who_cannot_be_compared_with_is_not_chosen(self) -> None:
+        self.damaged()
+        self.ui.compareSelector.setCurrentIndex(0)
+        self.compare()
+        self.assertIn("ledger.jsonl", self.text("annotateMessageLabel"))
+        self.assertEqual((self.panel.other_rater, self.panel.agreement), ("", None))
+        self.ui.doneButton.click()
+        self.assertEqual(self.panel.key, SECOND)
 
 
 if __name__ == "__main__":

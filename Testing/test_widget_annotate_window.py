@@ -86,6 +86,23 @@ class WindowTest(WindowCase):
         self.assertEqual(self.layout.GetViewArrangement(), one_up.SlicerLayoutFourUpView)
         self.assertEqual(self.crosshair.GetCrosshairMode(), self.crosshair.ShowBasic)
 
+    def test_a_study_that_opens_while_another_module_is_used_waits_for_the_window(self) -> None:
+        """One that was being made, and is ready now."""
+        result = self.other_segmentation()
+        self.widget.parent.show()
+        self.widget.exit()
+        self.open()
+        four_up = slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
+        self.assertEqual((self.layout.GetViewArrangement(), result.GetVisibility()), (four_up, 1))
+        self.assertEqual(self.crosshair.GetCrosshairMode(), self.crosshair.ShowBasic)
+        self.assertTrue(self.widget.ui.scanSection.isVisible())
+        self.widget.enter()
+        self.assertEqual(self.layout.GetViewArrangement(), slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView)
+        self.assertEqual((self.panel.key, result.GetVisibility()), (FIRST, 0))
+        self.assertFalse(self.widget.ui.scanSection.isVisible())
+        self.stroke("wm")
+        self.assertTrue((self.labels() == 3).all())
+
     def test_a_layout_that_the_user_chooses_meanwhile_stays(self) -> None:
         self.open()
         chosen = slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView

@@ -153,8 +153,16 @@ class AnnotateState:
         """The slice is completed with these labels; they are on disk when this returns. Returns the slice to go to."""
         self._open_project().complete(self.key, labels, self.clock.seconds)
         self._shares = None
-        self._compare()
-        return self._after()
+        doubt = ""
+        try:
+            self._compare(self.other_rater)
+        except NeonatalSegError as error:  # the slice is on disk all the same
+            self.other_rater, self.agreement = "", None
+            doubt = f"The slice is completed, but it is compared no longer: {error}"
+        following = self._after()
+        if doubt:
+            self.report("\n".join(text for text in (self.message, doubt) if text), "warning")
+        return following
 
     def next_tissue(self, labels: np.ndarray, current: str) -> str:
         """The key of the tissue to look at after ``current``: those that had to be corrected most so far come first."""
@@ -166,15 +174,21 @@ class AnnotateState:
         return order[(order.index(current) + 1) % len(order)] if current in order else order[0]
 
     def compare_with(self, rater: str) -> None:
-        """Compare with another rater of the study, or, with "", no more."""
-        self.other_rater = rater
-        self._compare()
-        self.changed.emit()
+        """Compare with another rater of the study, or, with "", no more.
 
-    def _compare(self) -> None:
+        Raises:
+            NeonatalSegError: a damaged ledger; nothing is compared then.
+        """
+        self.other_rater, self.agreement = "", None
+        try:
+            self._compare(rater)
+            self.other_rater = rater
+        finally:
+            self.changed.emit()
+
+    def _compare(self, other: str) -> None:
         project = self.project
-        with_other = project is not None and self.other_rater
-        self.agreement = agreement(project.study, project.rater, self.other_rater) if project and with_other else None
+        self.agreement = agreement(project.study, project.rater, other) if project is not None and other else None
 
     def differing(self) -> np.ndarray | None:
         """Where the two raters differ in the slice that is shown (2D bool); None where not both have completed it."""

@@ -116,6 +116,8 @@ class AnnotateController(VTKObservationMixin):
         """The user opens the module: the editor gets its keys, and the clock may run."""
         self._entered = True
         self.desk.enter()
+        if self.panel.project is not None:  # perhaps opened meanwhile: a study that was being made
+            self.host.panel.fold(True)
         self.panel.clock.set_entered(True)
         self.timer.start()
         self.refresh()
@@ -259,7 +261,8 @@ class AnnotateController(VTKObservationMixin):
             self.parameters.studyFolder = str(folder)
         self.host.write_setting("rater", self._rater())
         self.host.write_setting("studies", "\n".join(self.panel.recent))
-        self.host.panel.fold(True)
+        if self._entered:
+            self.host.panel.fold(True)
         notices = [text for text in (message, *self.panel.project.warnings) if text]  # type: ignore[union-attr]
         if key := self.panel.next_key():
             self.show(key)
@@ -404,8 +407,11 @@ class AnnotateController(VTKObservationMixin):
         """Save the slice as it is now and go on."""
         if self.desk.shown is not None and self.panel.editable:
             following = self.panel.complete(self.desk.shown.read())
+            told = self.panel.message, self.panel.kind
             self.host.logic.slices_changed.emit()
             self._go_on(following)
+            if told[1] == "warning":  # about the slice before; ``show`` has told of the next one
+                self.panel.report("\n".join(text for text in (told[0], self.panel.message) if text), "warning")
 
     @slot
     def on_skip(self) -> None:

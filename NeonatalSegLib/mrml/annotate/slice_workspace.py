@@ -83,7 +83,8 @@ class SliceWorkspace(VTKObservationMixin):
         assert self.shown is not None
         self.shown.show(planned.axis, planned.index, labels)
         self._axis = planned.axis
-        self._take_window()
+        if self._entered:  # or ``enter`` takes it: until then it is another module's
+            self._take_window()
         self.let_edit(editable, within)
 
     def fill(self, planned: PlannedSlice, labels: np.ndarray, within: str) -> None:
