@@ -7,6 +7,7 @@ import unittest
 from pathlib import Path
 
 import numpy as np
+import slicer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "slicer" / "stand_ins"))
 from test_widget_annotate import FIRST, SECOND, AnnotateCase
@@ -124,6 +125,35 @@ class ComparedTest(AnnotateCase):
         self.assertEqual((self.panel.other_rater, self.panel.agreement), ("", None))
         self.ui.doneButton.click()
         self.assertEqual(self.panel.key, SECOND)
+
+
+class NameTest(AnnotateCase):
+    def load_scene_of(self, rater: str) -> None:
+        """While another module is used."""
+        self.widget.exit()
+        self.scene.Clear(0)
+        parameters = self.widget.logic.getParameterNode()
+        parameters.rater, parameters.studyFolder = rater, str(self.study)
+        self.widget.onSceneEndImport()
+        self.widget.enter()
+
+    def test_a_colleagues_scene_renames_nobody(self) -> None:
+        self.section.host.write_setting("rater", "Bea")
+        self.addCleanup(slicer.app.settings.texts.clear)
+        self.widget.cleanup()
+        self.new_scene()
+        self.load_scene_of("Anna")
+        self.assertEqual(self.text("raterEdit"), "Bea")
+        self.assertIn("saved by Anna", self.text("annotateMessageLabel"))
+        self.ui.annotateSection.setProperty("collapsed", False)
+        self.ui.resumeButton.click()
+        self.assertEqual(self.text("studyLabel"), "study, rater Bea")
+        self.assertEqual(self.section.host.read_setting("rater"), "Bea")
+        self.assertFalse((self.study / "raters" / "Anna").exists())
+
+    def test_a_scene_fills_an_empty_name(self) -> None:
+        self.load_scene_of("Anna")
+        self.assertEqual((self.text("raterEdit"), self.text("annotateMessageLabel")), ("Anna", ""))
 
 
 if __name__ == "__main__":

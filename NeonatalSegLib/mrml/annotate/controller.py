@@ -142,8 +142,11 @@ class AnnotateController(VTKObservationMixin):
             self.removeObserver(self.parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.refresh)
         self.parameters = parameters
         self.addObserver(parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.refresh)
-        if parameters.rater:
+        if parameters.rater and not self._rater():
             self.ui.raterEdit.setText(parameters.rater)
+        elif parameters.rater and parameters.rater != self._rater():  # a colleague's scene is no reason to be renamed
+            text = _("This scene was saved by {other}. Slices go on being kept as those of {own}, the name given here.")
+            self.panel.report(text.format(other=parameters.rater, own=self._rater()), "warning")
         self.desk.follow_scene()
         self.refresh()
 
