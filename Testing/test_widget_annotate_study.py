@@ -266,6 +266,12 @@ class MakeTest(AnnotateCase):
         self.section.on_timer()
         self.assertFalse(file.exists())
 
+    def test_the_result_of_a_volume_that_was_moved_is_computed_again(self) -> None:
+        self.segmented()
+        t2 = self.section.parameters.t2
+        t2.SetOrigin(*[value + 5 for value in t2.GetOrigin()])
+        self.assertNotIn("predicted", self.start().fields)
+
     def test_a_corrected_result_is_no_prediction_of_the_model(self) -> None:
         self.segmented().SetAttribute("NeonatalSeg.edited", "1")
         self.assertNotIn("predicted", self.start().fields)

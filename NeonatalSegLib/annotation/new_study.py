@@ -52,6 +52,17 @@ class Predicted:
     model_hash: str
 
 
+def fitting(predicted: Predicted, scans: Sequence[StudyScan]) -> dict[str, Path]:
+    """The label maps that lie on their scan's grid; a scan that was moved since has to be segmented again."""
+    kept = {}
+    for scan in scans:
+        if (path := predicted.label_maps.get(scan.name)) is not None:
+            reference = load_scan(scan.t1, scan.t2, name=scan.name, age_weeks=scan.age_weeks).reference
+            if Grid.of(sitk.ReadImage(str(path))).is_like(Grid.of(reference)):
+                kept[scan.name] = path
+    return kept
+
+
 def can_reuse(settings: BudgetSettings) -> bool:
     """Whether label maps alone suffice: slices that are chosen where the model is unsure need its uncertainty too."""
     return settings.selection != "uncertainty"
@@ -155,7 +166,7 @@ def plan_study(
     if earlier:
         done = completed_keys(all_rounds(earlier), scans)
         settings = replace(settings, exclude=tuple(dict.fromkeys((*settings.exclude, *done))))
-    ready = predicted.label_maps if predicted is not None and can_reuse(settings) else {}
+    ready = fitting(predicted, scans) if predicted is not None and can_reuse(settings) else {}
     if not needs_model(settings, prefill):
         segmenter, ready = None, {}
     elif segmenter is None and any(scan.name not in ready for scan in scans):

@@ -27,6 +27,7 @@ def plan(job: Job, models: WarmModels) -> dict[str, Any]:
         can_reuse,
         check_folder,
         check_scans,
+        fitting,
         needs_model,
         scan_of_json,
         start_study,
@@ -48,7 +49,7 @@ def plan(job: Job, models: WarmModels) -> dict[str, Any]:
         if given["model_hash"] == model.hash:
             files = {name: Path(path) for name, path in given["label_maps"].items()}
             predicted = Predicted(files, model.name, model.hash)
-    ready = predicted is not None and all(scan.name in predicted.label_maps for scan in scans)
+    ready = predicted is not None and len(fitting(predicted, scans)) == len(scans)
     if needs_model(settings, prefill) and not ready:
         job.progress("load model", 0.0)
         segmenter, _ = models.get(job.fields.get("model"), job.fields.get("device") or "auto")

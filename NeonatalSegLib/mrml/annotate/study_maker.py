@@ -23,6 +23,7 @@ from NeonatalSegLib.mrml.segment.runner import check_inputs
 from NeonatalSegLib.mrml.shared.compute import Engine
 from NeonatalSegLib.mrml.shared.engine_task import EngineTask
 from NeonatalSegLib.panel.signals import Signal
+from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.scan import scan_name
 from NeonatalSegLib.scans.write import replace_image
 
@@ -93,9 +94,13 @@ class StudyMaker:
             "prefill": prefill,
         }
         images = {key: image_from_volume(node) for key, node in nodes.items()}
+        labels = None
         if prefill == "model" and _is_result_of(result, nodes.get("t2") or nodes["t1"]):
+            labels = label_map_from_segmentation(result)
+        # A volume that was moved since has other voxels than its result.
+        if labels is not None and Grid.of(labels).is_like(Grid.of(images.get("t2") or images["t1"])):
             files["result"] = folder / "scans" / f".{name}_result.nii.gz"
-            images["result"] = label_map_from_segmentation(result)
+            images["result"] = labels
             made_by = result.GetAttribute(ATTRIBUTE + "model_hash")
             fields["predicted"] = {"label_maps": {name: str(files["result"])}, "model_hash": made_by}
         self._making = making = _Making(folder, files, nodes, fields)
