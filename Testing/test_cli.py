@@ -255,16 +255,8 @@ def test_evaluate_prints_the_papers_tables(newborn_files: dict[str, Path], tmp_p
     for side, labels in (("pred", sitk.ChangeLabel(truth, {9: 3})), ("truth", truth)):
         (tmp_path / side).mkdir()
         sitk.WriteImage(labels, str(tmp_path / side / "sub-01_dseg.nii.gz"))
-    done = neonatalseg(
-        "evaluate",
-        "--pred",
-        tmp_path / "pred",
-        "--truth",
-        tmp_path / "truth",
-        "--no-surface",
-        "--out",
-        tmp_path / "e.tsv",
-    )
+    command = ["evaluate", "--pred", tmp_path / "pred", "--truth", tmp_path / "truth", "--no-surface"]
+    done = neonatalseg(*command, "--out", tmp_path / "e.tsv")
     assert done.returncode == 0, done.stderr
     assert "Mean DSC (no BG)" in done.stdout and "Hippoc." in done.stdout
     assert "1.000" in done.stdout
@@ -273,6 +265,12 @@ def test_evaluate_prints_the_papers_tables(newborn_files: dict[str, Path], tmp_p
     (row,) = [row for row in rows if row[head.index("tissue")] == "hippocampus"]
     dsc, predicted, true = (float(row[head.index(c)]) for c in ("dsc", "volume_pred_ml", "volume_truth_ml"))
     assert (dsc, predicted) == (0, 0) and true > 0
+    (tmp_path / "e.tsv").write_text("corrected by hand", encoding="utf-8")
+    refused = neonatalseg(*command, "--out", tmp_path / "e.tsv")
+    assert refused.returncode == 2 and "e.tsv" in refused.stderr and "--overwrite" in refused.stderr
+    assert (tmp_path / "e.tsv").read_text(encoding="utf-8") == "corrected by hand"
+    assert neonatalseg(*command, "--out", tmp_path / "e.tsv", "--overwrite").returncode == 0
+    assert len((tmp_path / "e.tsv").read_text(encoding="utf-8").splitlines()) == 11
 
 
 def test_train_from_a_bids_folder_to_a_model_that_segments(coarse_files: dict[str, Path], tmp_path: Path) -> None:

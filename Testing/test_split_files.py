@@ -94,8 +94,25 @@ def test_command_writes_the_papers_kind_of_split(study: Path, capsys: pytest.Cap
     told = capsys.readouterr()
     assert "sub-13: no labels" in told.err and "sub-13" not in out.read_text(encoding="utf-8")
     assert "train" in told.out and str(out) in told.out
-    assert run([*command, "--seed", "1"]) == 0
+    assert run([*command, "--seed", "1", "--overwrite"]) == 0
     assert read_split(out) != split
+
+
+@pytest.mark.parametrize(
+    ("options", "there"), [(["--kind", "ages"], "s.tsv"), (["--kind", "folds", "--folds", "2"], "s_fold-2.tsv")]
+)
+def test_command_replaces_no_file_unasked(
+    study: Path, options: list[str], there: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such as a participants.tsv, or a split that was corrected by hand."""
+    command = ["split", "--data", str(study), "--out", str(study.parent / "s.tsv"), *options]
+    (study.parent / there).write_text("mine", encoding="utf-8")
+    assert run(command) == USER_ERROR
+    told = capsys.readouterr().err
+    assert there in told and "nothing was replaced" in told and "--overwrite" in told
+    assert [(p.name, p.read_bytes()) for p in study.parent.glob("*.tsv")] == [(there, b"mine")]
+    assert run([*command, "--overwrite"]) == 0
+    assert read_split(study.parent / there).sides
 
 
 @pytest.mark.parametrize(

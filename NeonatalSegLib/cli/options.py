@@ -63,6 +63,7 @@ Orientation = Annotated[
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace also files that this program did not write, or that were changed.")
 ]
+OverwriteFile = Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there already.")]
 Strict = Annotated[
     bool,
     typer.Option(

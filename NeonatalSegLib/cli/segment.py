@@ -20,6 +20,7 @@ from NeonatalSegLib.cli.options import (
     Model,
     Orientation,
     Overwrite,
+    OverwriteFile,
     Probabilities,
     Results,
     Strict,
@@ -101,13 +102,17 @@ def evaluate(
     truth: Annotated[Path, typer.Option(help="Folder with the true label maps.")],
     out: Annotated[Optional[Path], typer.Option(help="TSV, one row per subject and tissue.")] = None,
     surface: Annotated[bool, typer.Option(help="Also HD95 and average surface distance (slower).")] = True,
+    overwrite: OverwriteFile = False,
 ) -> None:
     """Compare label maps with the truth: the paper's Tables 1 and 2, surface distances and volumes.
 
     Exit status: 0 all pairs, 3 some could not be measured and are named.
     """
     from NeonatalSegLib.evaluation.folders import evaluate_folders
+    from NeonatalSegLib.segmentation.ownership import check_new
 
+    if out:
+        check_new(out, overwrite=overwrite)  # before the work
     evaluation = evaluate_folders(pred, truth, surface=surface, progress=progress_line)
     for warning in [*evaluation.warnings, *(f"{who}: left out. {why}" for who, why in evaluation.failed.items())]:
         warn(warning)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from NeonatalSegLib.cli.options import OverwriteFile
 from NeonatalSegLib.errors import NeonatalSegError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def split(
     target_max: Annotated[Optional[float], typer.Option(help="ages: target up to so many weeks, 39.")] = None,
     folds: Annotated[Optional[int], typer.Option(help="folds: how many; default: as many as go.")] = None,
     seed: Annotated[int, typer.Option(help="Another seed, another draw.")] = 0,
+    overwrite: OverwriteFile = False,
 ) -> None:
     """Split a data set by age, the sessions of a newborn always on one side, and write it to a table.
 
@@ -49,6 +51,7 @@ def split(
     """
     from NeonatalSegLib.datasets.dhcp import find_complete
     from NeonatalSegLib.datasets.split_files import write_split
+    from NeonatalSegLib.segmentation.ownership import check_new
 
     given = {
         "share": share,
@@ -64,8 +67,11 @@ def split(
     found = find_complete(data)
     typer.echo(found.summary(), err=bool(found.incomplete))
     splits = make_splits(found.subjects, kind, options, seed)
-    for number, one in enumerate(splits, start=1):
-        path = out if kind != "folds" else out.with_name(f"{out.stem}_fold-{number}{out.suffix or '.tsv'}")
+    folds_out = [out.with_name(f"{out.stem}_fold-{n}{out.suffix or '.tsv'}") for n in range(1, len(splits) + 1)]
+    paths = folds_out if kind == "folds" else [out]
+    for path in paths:
+        check_new(path, overwrite=overwrite)
+    for path, one in zip(paths, splits, strict=True):
         typer.echo(f"{write_split(one, path)}\n{_table(one)}")
 
 

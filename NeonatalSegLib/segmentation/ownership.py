@@ -72,6 +72,19 @@ def check_same_scan(folder: Path, side_car: str, contents: Mapping[str, str], *,
         )
 
 
+def check_new(path: Path, *, overwrite: bool = False) -> None:
+    """Refuse to replace a single file, which has no side-car to tell whose it is.
+
+    Raises:
+        NeonatalSegError: it is there, and ``overwrite`` was not given.
+    """
+    if os.path.lexists(path) and not overwrite:
+        raise NeonatalSegError(
+            f"{shown(path)} is there already (of another run, or corrected by hand?): nothing was replaced. Move it "
+            "away, choose another file with --out, or give --overwrite."
+        )
+
+
 def ours_among(folder: Path, side_car: str, names: Iterable[str]) -> list[Path]:
     """Those of ``names`` in ``folder`` that were written with its side-car and not changed since."""
     ours = _sealed_files(folder, side_car)
