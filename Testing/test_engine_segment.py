@@ -69,6 +69,8 @@ def test_segment_then_again_without_loading(
         assert image.GetOrigin() == pytest.approx(scan.GetOrigin(), abs=1e-3)
         assert Path(said[key]).parent == first.folder
     assert len(said["volumes_ml"]) == 10 and said["model_name"] == "tiny" and said["device"].startswith("CPU")
+    assert [one["Text"] for one in said["findings"]] == said["warnings"][: len(said["findings"])]
+    assert bool(said["findings"]) == (said["verdict"] != "pass")
     fractions = [event["fraction"] for event in first.poll() if event.name == "progress"]
     assert fractions == sorted(fractions) and fractions[-1] == 1.0 and len(fractions) > 4
     assert said["warm"] is False

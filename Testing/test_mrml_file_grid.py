@@ -6,6 +6,7 @@ import itertools
 import sys
 import tempfile
 import unittest
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,11 @@ from test_mrml_annotation import DIRECTIONS, label_array, scan_image
 from NeonatalSegLib.mrml.annotate.study_volumes import remember_file, right_handed
 from NeonatalSegLib.mrml.scene import export, segments
 from NeonatalSegLib.mrml.scene.volumes import image_from_volume, volume_from_image
+from NeonatalSegLib.scans.grid import Grid
+from NeonatalSegLib.scans.nifti import read_header
+from NeonatalSegLib.scans.placement import Forms, place
+from NeonatalSegLib.scans.read import read_image
+from NeonatalSegLib.scans.write import forms_of_grid, write_image
 
 
 class FileGridTest(unittest.TestCase):
@@ -54,6 +60,27 @@ class FileGridTest(unittest.TestCase):
                 np.testing.assert_array_equal(sitk.GetArrayFromImage(found), label_array())
                 np.testing.assert_allclose(found.GetDirection(), direction.ravel(), atol=1e-5)
                 np.testing.assert_allclose(found.GetOrigin(), image.GetOrigin(), atol=1e-3)
+
+    def test_both_positions_of_a_file_are_written_whichever_slicer_has_taken(self) -> None:
+        """The scan says that the label map carries both: it lies on the scan in every viewer."""
+        image = scan_image(DIRECTIONS["LAS"])
+        path, places = self.folder / "scan_T2w.nii.gz", forms_of_grid(Grid.of(image))
+        apart = replace(places, qoffset=tuple(v + 20 for v in places.qoffset))
+        for by in ("sform", "qform"):
+            with self.subTest(by=by):
+                write_image(image, path, forms=apart)
+                where = place(read_header(path), path.name)
+                seen = sitk.Image(image)
+                seen.SetOrigin((where.grid if by == "sform" else where.others[0]).origin_mm)
+                node = volume_from_image(right_handed(seen), "sub-01_T2w", self.scene)
+                remember_file(node, path)
+                labels = sitk.GetImageFromArray(label_array())
+                labels.CopyInformation(seen)
+                self.exported(node, labels)
+                written = next((self.folder / "out").glob("*_dseg.nii.gz"))
+                self.assertEqual(Forms.of(read_header(written)), Forms.of(read_header(path)))
+                np.testing.assert_array_equal(sitk.GetArrayFromImage(read_image(written).image), label_array())
+                self.scene.Clear(False)
 
     def test_a_volume_that_was_moved_is_written_where_it_is_now(self) -> None:
         image = scan_image(DIRECTIONS["LAS"])

@@ -114,6 +114,26 @@ def test_a_verdict_stands_before_its_reasons() -> None:
     assert view_of(panel).message.startswith("Look at this result before using it")
 
 
+def test_a_verdict_stands_as_long_as_its_result_is_shown() -> None:
+    panel = running()
+    panel.finished(ROWS, ["The labels are scattered."], "Done in 8 s.", verdict="fail")
+    panel.notice("Written: x")
+    view = view_of(panel)
+    assert view.kind == "error" and view.message.startswith("Do not use this result")
+    assert view.message.splitlines()[1:] == ["The labels are scattered.", "Written: x"]
+    panel.set_inputs("T1", "")
+    assert view_of(panel).kind == "error" and view_of(panel).message.startswith("Do not use this result")
+    assert panel.start() and "Do not use this result" in view_of(panel).message  # the old rows are still there
+    panel.failed("The disk is full.")
+    assert view_of(panel).message.startswith("The disk is full.\nDo not use this result")
+    panel.show_result(None)
+    assert "Do not use" not in view_of(panel).message
+    panel.show_result(ROWS, ["Cerebellum in two places."], "check")
+    assert view_of(panel).message.splitlines()[-1] == "Cerebellum in two places."
+    panel.scene_closed()
+    assert view_of(panel).kind == "info" and "Look at" not in view_of(panel).message
+
+
 def test_error_allows_another_try() -> None:
     panel = running()
     panel.failed("The disk is full.")

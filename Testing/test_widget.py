@@ -215,6 +215,16 @@ class SceneTest(WidgetCase):
         self.assertEqual((again.n4, again.opacity, again.device, again.model), (True, 0.25, "cpu", "two"))
         self.assertTrue(self.ui.n4Box.isChecked())
 
+    def test_the_verdict_comes_back_with_a_saved_scene(self) -> None:
+        self.load_scan()
+        self.run_to_result(verdict="fail", warnings=["The labels; are: scattered, \u00e4."])
+        xml = self.saved()
+        self.scene.Clear(False)
+        self.assertNotIn("Do not use this result", self.text("messageLabel"))
+        self.load(xml)
+        self.assertIn("Do not use this result", self.text("messageLabel"))
+        self.assertIn("The labels; are: scattered, \u00e4.", self.text("messageLabel"))
+
     @unittest.skipIf(slicer_scene.in_slicer(), "without storage nodes Slicer brings no voxels back")
     def test_a_saved_scene_comes_back_with_scan_and_result(self) -> None:
         """Loaded after a new start, with the module open: inputs, table and exports are there."""

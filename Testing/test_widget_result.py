@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 import unittest
@@ -22,6 +23,7 @@ from widget_case import WidgetCase
 
 from NeonatalSegLib.mrml.annotate.study_volumes import remember_file
 from NeonatalSegLib.mrml.scene import segments
+from NeonatalSegLib.mrml.scene.scene_result import EDITED, Judgement, judgement_of
 from NeonatalSegLib.mrml.shared import drawing
 from NeonatalSegLib.panel.segment_state import State
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
@@ -86,6 +88,51 @@ class ExportTest(WidgetCase):
         self.assertEqual(len([name for name in found if name.endswith(".stl")]), 8)
         self.assertEqual(sorted(np.unique(labels)), list(range(10)))
 
+    def test_a_verdict_is_told_with_the_files_and_in_them(self) -> None:
+        self.load_scan()
+        finding = {"Level": "fail", "Kind": "order", "Text": "The labels are scattered."}
+        self.run_to_result(verdict="fail", findings=[finding], warnings=[finding["Text"]])
+        node = self.widget.controller.parameters.segmentation
+        with tempfile.TemporaryDirectory() as folder:
+            self.widget.controller.choose_folder = lambda title, start: folder
+            self.ui.exportNiftiButton.click()
+            side_car = Path(folder) / "sub-01_T2w_tissues_dseg.json"
+            facts = json.loads(side_car.read_text(encoding="utf-8"))
+            node.SetAttribute(EDITED, "1")
+            self.widget.controller.confirm = lambda text: True  # that files are replaced
+            self.ui.exportNiftiButton.click()
+            edited = json.loads(side_car.read_text(encoding="utf-8"))
+        self.assertIn("Do not use this result", self.text("messageLabel"))
+        self.assertIn("Written: ", self.text("messageLabel").splitlines()[-1])
+        self.assertEqual(facts["Plausibility"], {"Verdict": "fail", "Findings": [finding]})
+        self.assertEqual(facts["Warnings"], [finding["Text"]])
+        self.assertEqual(facts["Model"], {"Name": "one", "SHA256": "1" * 64})
+        self.assertNotIn("Edited", facts)
+        self.assertEqual(edited, {**facts, "Edited": True})
+
+    def test_files_that_are_there_are_not_replaced_without_a_question(self) -> None:
+        self.load_scan()
+        self.run_to_result()
+        buttons = (self.ui.exportNiftiButton, self.ui.exportSegButton, self.ui.exportStlButton)
+        asked: list[str] = []
+        with tempfile.TemporaryDirectory() as folder:
+            self.widget.controller.choose_folder = lambda title, start: folder
+            for button in buttons:
+                button.click()
+            files = list(Path(folder).iterdir())
+            for path in files:
+                path.write_text("mine", encoding="utf-8")
+            self.widget.controller.confirm = lambda text: bool(asked.append(text))  # the user says no
+            for button in buttons:
+                button.click()
+            self.assertEqual({path.read_bytes() for path in files}, {b"mine"})
+            self.assertEqual(sum(path.name in "\n".join(asked).splitlines() for path in files), len(files))
+            self.assertEqual([folder in text for text in asked], [True] * 3)
+            self.widget.controller.confirm = lambda text: True
+            for button in buttons:
+                button.click()
+            self.assertNotIn(b"mine", {path.read_bytes() for path in files})
+
     def test_no_folder_chosen(self) -> None:
         self.load_scan()
         self.run_to_result()
@@ -104,6 +151,16 @@ class ExportTest(WidgetCase):
             self.ui.exportSegButton.click()
         self.assertEqual(self.panel.state, State.ERROR)
         self.assertIn("a file", self.text("messageLabel"))
+
+
+class JudgementTest(WidgetCase):
+    def test_a_judgement_that_is_not_ours_is_passed_over(self) -> None:
+        self.load_scan()
+        self.run_to_result(verdict="fail")
+        node = self.widget.controller.parameters.segmentation
+        for text in ("[1]", "{", '{"findings": 3}', '{"warnings": [], "findings": ["x"]}'):
+            node.SetAttribute("NeonatalSeg.judgement", text)
+            self.assertEqual(judgement_of(node), Judgement(), text)
 
 
 class ResultTest(WidgetCase):

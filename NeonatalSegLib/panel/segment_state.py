@@ -49,6 +49,8 @@ class SegmentState:
         devices: what the compute process found, the fastest first; empty until it has answered.
         seconds_on: seconds of the last whole segmentation, by device name.
         cpu_seconds: what a segmentation takes on this CPU before one was timed; None where unknown.
+        message, kind: what is told in passing: the next event takes its place.
+        verdict, warnings: what is to be known of the result, told as long as it is shown.
     """
 
     changed: Signal = field(default_factory=Signal)
@@ -66,6 +68,8 @@ class SegmentState:
     kind: str = "info"
     rows: tuple[tuple[str, float], ...] = ()
     has_result: bool = False
+    verdict: str = "pass"
+    warnings: tuple[str, ...] = ()
     chosen_device: str = "auto"
     device_note: str = ""
     model_description: str = ""
@@ -149,9 +153,8 @@ class SegmentState:
         """It is done: (name, mL) rows, what the user should know about the result, and whether it is plausible."""
         self.state = State.DONE
         self.rows, self.has_result = tuple(rows), True
-        verdict_line = VERDICT_LINES.get(verdict, "")
-        self.message = "\n".join(text for text in (verdict_line, *warnings, summary) if text)
-        self.kind = "error" if verdict == "fail" else "warning" if warnings or verdict_line else "info"
+        self.verdict, self.warnings = verdict, tuple(warnings)
+        self.message, self.kind = summary, "info"
         self.changed.emit()
 
     def recounted(self, rows: Sequence[tuple[str, float]]) -> None:
@@ -164,9 +167,12 @@ class SegmentState:
         self.message, self.kind = message, kind
         self.changed.emit()
 
-    def show_result(self, rows: Sequence[tuple[str, float]] | None) -> None:
+    def show_result(
+        self, rows: Sequence[tuple[str, float]] | None, warnings: Sequence[str] = (), verdict: str = "pass"
+    ) -> None:
         """A result is in the scene (loaded with it, chosen again), or, with None, is no more."""
         self.rows, self.has_result = tuple(rows or ()), rows is not None
+        self.verdict, self.warnings = verdict, tuple(warnings)
         if not self.busy and self.state is not State.ERROR:
             self._rest()
         self.changed.emit()
@@ -175,8 +181,18 @@ class SegmentState:
         """The scene is gone, and with it inputs and results."""
         self.t1 = self.t2 = self.refusal = ""
         self.rows, self.has_result, self.message, self.kind = (), False, "", "info"
+        self.verdict, self.warnings = "pass", ()
         self.state = State.NO_INPUT
         self.changed.emit()
+
+    @property
+    def standing(self) -> tuple[str, str]:
+        """What is to be known of the result that is shown, and how grave it is ("info", "warning", "error")."""
+        if not self.has_result:
+            return "", "info"
+        line = VERDICT_LINES.get(self.verdict, "")
+        grave = "error" if self.verdict == "fail" else "warning" if self.warnings or line else "info"
+        return "\n".join(text for text in (line, *self.warnings) if text), grave
 
     @property
     def device_name(self) -> str:

@@ -9,6 +9,7 @@ from NeonatalSegLib.panel.segment_state import SegmentState, State
 
 NO_INPUT = "Choose a T1, a T2 or both: there is nothing to segment yet."
 BUSY = "A segmentation is running. Cancel it, or wait until it is done."
+GRAVITY = ("info", "warning", "error")
 NO_RESULT = "There is no segmentation yet. Click Segment first."
 
 
@@ -37,8 +38,10 @@ def view_of(state: SegmentState) -> View:
         message, kind = state.refusal, "warning"
     if not message and state.state is State.NO_INPUT:
         message = NO_INPUT
-    if state.occupied:
-        message = "\n".join(text for text in (message, state.occupied) if text)
+    standing, grave = state.standing
+    # An error of this moment is read first, all else after what the result cannot be used for.
+    parts = (message, standing) if kind == "error" else (standing, message)
+    message = "\n".join(text for text in (*parts, state.occupied) if text)
     return View(
         state=state.state,
         segment=_segment_button(state),
@@ -46,7 +49,7 @@ def view_of(state: SegmentState) -> View:
         progress=Control(visible=state.busy, text=_progress_text(state)),
         percent=None if state.fraction is None else round(100 * state.fraction),
         message=message,
-        kind=kind,
+        kind=max(kind, grave, key=GRAVITY.index),
         results=Control(state.has_result, "" if state.has_result else NO_RESULT),
         export=_export_button(state),
         rows=state.rows,

@@ -100,16 +100,27 @@ def read_grid(path: str | Path) -> Grid:
     Raises:
         NeonatalSegError: as :func:`read_image`.
     """
+    return read_positions(path)[0][0]
+
+
+def read_positions(path: str | Path) -> tuple[tuple[Grid, ...], Forms | None]:
+    """As :func:`read_grid`, and after it the file's other position, where two disagree; both forms of a NIfTI file.
+
+    Raises:
+        NeonatalSegError: as :func:`read_image`.
+    """
     path, kind = _kind(path)
     if kind == "nifti":
-        return place(nifti.read_header(path), path.name).grid
+        header = nifti.read_header(path)
+        where = place(header, path.name)
+        return (where.grid, *where.others), Forms.of(header)
     if kind == "dicom":
-        return dicom.find_series(path).grid()
+        return (dicom.find_series(path).grid(),), None
     reader = _itk_reader(path, kind)
     n = reader.GetDimension()
     direction = np.asarray(reader.GetDirection()).reshape(n, n)[:3, :3]
     x, y, z = (int(s) for s in (*reader.GetSize(), 1)[:3])
-    return Grid((x, y, z), reader.GetSpacing()[:3], reader.GetOrigin()[:3], tuple(direction.ravel().tolist()))
+    return (Grid((x, y, z), reader.GetSpacing()[:3], reader.GetOrigin()[:3], tuple(direction.ravel().tolist())),), None
 
 
 def content_hash(path: str | Path) -> str:

@@ -66,13 +66,13 @@ def write_image(image: sitk.Image, path: Path, *, forms: Forms | None = None, le
         check_whole(path)
 
 
-def replace_image(image: sitk.Image, path: Path, *, level: int = 4) -> None:
+def replace_image(image: sitk.Image, path: Path, *, forms: Forms | None = None, level: int = 4) -> None:
     """As :func:`write_image`, over a file that may be there: a reader or a kill finds the old one or the new one.
 
     Raises:
         OSError: it could not be written whole; what was there stays.
     """
-    atomic.write_file(path, lambda part: write_image(image, part, level=level))
+    atomic.write_file(path, lambda part: write_image(image, part, forms=forms, level=level))
 
 
 def check_whole(path: Path) -> None:

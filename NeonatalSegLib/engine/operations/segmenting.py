@@ -25,10 +25,11 @@ def segment(job: Job, models: WarmModels) -> dict[str, Any]:
     default), ``device``, ``engine``, ``options`` (fields of SegmentOptions), ``folder`` (where the result's files go).
 
     Result: ``label_map``, ``probabilities``, ``uncertainty`` (paths of .nrrd files on the scan's own grid, LPS; null
-    where not asked for), ``volumes_ml``, ``verdict`` (pass, check or fail), ``warnings``, ``times_s`` (the segmenter's
-    stages and "load", "read", "write"), ``warm`` (the model was loaded), ``device``, ``engine`` (its facts),
-    ``model_name``, ``model_hash``, ``registration_quality``, ``age_weeks`` (as the model sees it, null where it has no
-    age head), ``volumes_age_weeks`` (as the tissues' volumes show it, or null).
+    where not asked for), ``volumes_ml``, ``verdict`` (pass, check or fail), ``findings`` (what it rests on: Level, Kind
+    and Text of each), ``warnings``, ``times_s`` (the segmenter's stages and "load", "read", "write"), ``warm`` (the
+    model was loaded), ``device``, ``engine`` (its facts), ``model_name``, ``model_hash``, ``registration_quality``,
+    ``age_weeks`` (as the model sees it, null where it has no age head), ``volumes_age_weeks`` (as the tissues' volumes
+    show it, or null).
     """
     options = _options(job.fields.get("options") or {})
     folder = job.folder
@@ -71,6 +72,7 @@ def segment(job: Job, models: WarmModels) -> dict[str, Any]:
         "uncertainty": uncertainty,
         "volumes_ml": {key: float(value) for key, value in done.volumes_ml.items()},
         "verdict": done.plausibility.verdict,
+        "findings": done.plausibility.to_json()["Findings"],
         "warnings": [*fallback, *(str(warning) for warning in done.warnings)],
         "times_s": {key: float(value) for key, value in done.times_s.items()} | times,
         "warm": warm,

@@ -15,7 +15,8 @@ import SimpleITK as sitk
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.mrml.scene.volumes import RAS_TO_LPS, world_affine
 from NeonatalSegLib.scans.grid import Grid
-from NeonatalSegLib.scans.read import read_grid
+from NeonatalSegLib.scans.placement import Forms
+from NeonatalSegLib.scans.read import read_positions
 
 FILE_ATTRIBUTE = "NeonatalSeg.file"  # of volumes that were read from a file of a study: a hash, no path
 REMEMBERED: dict[str, Path] = {}  # by that hash, in this process alone: scenes are sent on, and paths are private
@@ -32,24 +33,31 @@ def file_of(volume: Any) -> Path | None:
     return None
 
 
-def in_order_of_file(label_map: sitk.Image, volume: Any) -> sitk.Image:
+def in_order_of_file(label_map: sitk.Image, volume: Any) -> tuple[sitk.Image, Forms | None]:
     """``label_map`` (on the voxels of the node ``volume``) in the order of the file that ``volume`` was read from.
 
     As it is where there is no such file, where the file lies elsewhere (the volume was moved or resampled), or where
-    it cannot be read any more.
+    it cannot be read any more. With it both positions in that file's header, where it is a NIfTI file.
     """
     path = file_of(volume)
     if path is None:
-        return label_map
+        return label_map, None
     try:
-        grid = read_grid(path)
+        grids, forms = read_positions(path)
     except NeonatalSegError:
-        return label_map
-    if not lies_on(volume, grid):
-        return label_map
+        return label_map, None
+    # Where the file's two positions disagree, Slicer may have taken the other one: the voxels are the same.
+    for grid in grids:
+        if lies_on(volume, grid) and (turned := _turned(label_map, grid)) is not None:
+            return turned, forms
+    return label_map, None
+
+
+def _turned(label_map: sitk.Image, grid: Grid) -> sitk.Image | None:
+    """``label_map`` in the order of ``grid``, which has the same voxels; None where its axes are others."""
     turn = np.rint(np.linalg.inv(grid.matrix())[:3, :3] @ Grid.of(label_map).matrix()[:3, :3]).astype(int)
     if not np.array_equal(np.abs(turn).sum(axis=0), [1, 1, 1]) or not np.array_equal(np.abs(turn).sum(axis=1), [1] * 3):
-        return label_map
+        return None
     voxels = sitk.GetArrayFromImage(label_map).transpose(2, 1, 0)  # x, y, z
     voxels = voxels.transpose([int(np.argmax(np.abs(row))) for row in turn])
     for axis, row in enumerate(turn):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,21 @@ from NeonatalSegLib.mrml.scene.segments import segmentation_from_label_map
 ATTRIBUTE = "NeonatalSeg."
 EDITED = ATTRIBUTE + "edited"  # on a result that was corrected by hand
 RESULT_ROLE = ATTRIBUTE + "result"  # from a table or an uncertainty map to its segmentation
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What was said of a result when it was made; a saved scene keeps it with the segmentation.
+
+    Attributes:
+        verdict: pass, check or fail; "" where nothing is known (a scene of an earlier version).
+        findings: what speaks against the result, as in the side-car of ``neonatalseg segment``.
+        warnings: in words, the most important first.
+    """
+
+    verdict: str = ""
+    findings: list[dict[str, str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -82,6 +98,9 @@ def place_result(
     segmentation = segmentation_from_label_map(label_map, unique(f"{name} tissues"), reference, world_to_reference)
     for key in ("model_name", "model_hash", "device"):
         segmentation.SetAttribute(ATTRIBUTE + key, str(fields.get(key, "")))
+    told = [*warnings, *(str(warning) for warning in fields.get("warnings") or [])]
+    judged = Judgement(str(fields.get("verdict") or "pass"), list(fields.get("findings") or []), told)
+    segmentation.SetAttribute(ATTRIBUTE + "judgement", json.dumps(vars(judged)))
     table = table_from_volumes(fields["volumes_ml"], unique(f"{name} volumes"), reference)
     map_node = None
     if entropy is not None:
@@ -94,16 +113,26 @@ def place_result(
         segmentation,
         table,
         map_node,
-        [*warnings, *(str(warning) for warning in fields.get("warnings") or [])],
+        told,
         str(fields.get("device", "")),
         str(fields.get("model_name", "")),
         now - started,
         {**times_s, **(fields.get("times_s") or {}), "display": now - began, "total": now - started},
         bool(fields.get("warm")),
         fields.get("age_weeks"),
-        str(fields.get("verdict") or "pass"),
+        judged.verdict,
         fields.get("volumes_age_weeks"),
     )
+
+
+def judgement_of(segmentation: Any) -> Judgement:
+    """What was said of a result; empty where the node does not tell, or tells it in a way that is not ours."""
+    try:
+        said = json.loads(segmentation.GetAttribute(ATTRIBUTE + "judgement") or "{}")
+        findings = [{str(key): str(text) for key, text in one.items()} for one in said.get("findings", [])]
+        return Judgement(str(said.get("verdict", "")), findings, [str(text) for text in said.get("warnings", [])])
+    except (ValueError, TypeError, AttributeError):
+        return Judgement()
 
 
 def _free_name(scene: Any) -> Callable[[str], str]:

@@ -184,6 +184,11 @@ class WithoutSurfaces:
                 segment.AddRepresentation(CLOSED_SURFACE, surface)
 
 
+def surface_file(folder: Path, stem: str, tissue: Tissue) -> Path:
+    """The STL file of one tissue."""
+    return folder / f"{stem}_{tissue.key}.stl"
+
+
 def write_surfaces(node: Any, folder: Path, stem: str) -> list[Path]:
     """One STL file (mm, RAS) per tissue that is there, named ``<stem>_<tissue key>.stl``; returns the files."""
     import vtk
@@ -203,7 +208,7 @@ def write_surfaces(node: Any, folder: Path, stem: str) -> list[Path]:
         moved.SetTransform(to_world)
         triangles = vtk.vtkTriangleFilter()
         triangles.SetInputConnection(moved.GetOutputPort())
-        target = folder / f"{stem}_{tissue.key}.stl"
+        target = surface_file(folder, stem, tissue)
         try:
             write_file(target, lambda part, triangles=triangles: _write_stl(part, triangles))  # type: ignore[misc]
         except OSError as error:

@@ -5,6 +5,7 @@ The widgets come from the .ui file and are used only in the way both Qt bindings
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from slicer.util import VTKObservationMixin
 from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.mrml.scene import export, results, segments
 from NeonatalSegLib.mrml.scene.file_grid import file_of
-from NeonatalSegLib.mrml.scene.scene_result import Outcome, corrected_by_hand
+from NeonatalSegLib.mrml.scene.scene_result import Judgement, Outcome, corrected_by_hand, judgement_of
 from NeonatalSegLib.mrml.segment import view as segment_draw
 from NeonatalSegLib.mrml.segment.result import ShownResult, scan_of
 from NeonatalSegLib.mrml.segment.runner import check_inputs
@@ -30,6 +31,7 @@ from NeonatalSegLib.panel.segment_view import view_of
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
 DOING = "A segmentation"
+Writer = Callable[[Any, Path], list[Path]]  # from a segmentation and a folder to files
 
 
 class PanelController(VTKObservationMixin):
@@ -160,9 +162,13 @@ class PanelController(VTKObservationMixin):
         self.fill_models()
         self.fill_devices()
         has_result = parameters.segmentation is not None and parameters.volumes is not None
-        self.result.follow(parameters.segmentation if has_result else None, parameters.volumes)
-        if has_result != self.panel.has_result:
-            self.panel.show_result(results.rows_from_table(parameters.volumes) if has_result else None)
+        node = parameters.segmentation if has_result else None
+        other = node is not self.result.node or has_result != self.panel.has_result
+        self.result.follow(node, parameters.volumes)
+        if other:
+            rows = results.rows_from_table(parameters.volumes) if node is not None else None
+            judged = judgement_of(node) if node is not None else Judgement()
+            self.panel.show_result(rows, judged.warnings, judged.verdict)
         self.show_result()
 
     def scene_closes(self) -> None:
@@ -323,27 +329,39 @@ class PanelController(VTKObservationMixin):
     @slot
     def on_export_nifti(self) -> None:
         """Label map and volumes."""
-        self._export(lambda node, folder: list(export.export_label_map(node, folder).values()))
+        self._export(
+            lambda node, folder: list(export.export_label_map(node, folder).values()),
+            lambda node, folder: list(export.label_map_files(node, folder).values()),
+        )
 
     @slot
     def on_export_seg(self) -> None:
         """Slicer's own format."""
-        self._export(lambda node, folder: [export.export_seg_nrrd(node, folder)])
+        self._export(
+            lambda node, folder: [export.export_seg_nrrd(node, folder)],
+            lambda node, folder: [export.seg_nrrd_file(node, folder)],
+        )
 
     @slot
     def on_export_stl(self) -> None:
         """Surfaces for printing and simulation."""
-        self._export(export.export_surfaces)
+        self._export(export.export_surfaces, export.surface_files)
 
-    def _export(self, write: Callable[[Any, Path], list[Path]]) -> None:
-        """Ask for a folder, write, and say which files came of it."""
+    def _export(self, write: Writer, files: Writer) -> None:
+        """Ask for a folder, write, and say which files came of it; ``files`` tells before which they may be."""
         node = self.parameters.segmentation if self.parameters is not None else None
         if node is None:
             return
         scan = scan_of(node)
         beside = file_of(scan) if scan is not None else None
         folder = self.choose_folder(_("Folder for the exported files"), str(beside.parent) if beside else "")
-        if folder:
+        if folder and self._may_write(files(node, Path(folder)), folder):
             names = [path.name for path in write(node, Path(folder))]
             more = _(" and {number} more").format(number=len(names) - 1) if len(names) > 1 else ""
             self.panel.notice(_("Written: {name}{more}, in {folder}").format(name=names[0], more=more, folder=folder))
+
+    def _may_write(self, files: list[Path], folder: str) -> bool:
+        """Files that are there, perhaps of a corrected result, are replaced where the user says so."""
+        there = [path.name for path in files if os.path.lexists(path)]
+        question = _("{folder} holds already:\n\n{names}\n\nReplace?")
+        return not there or bool(self.confirm(question.format(folder=folder, names="\n".join(there))))
