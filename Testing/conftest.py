@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SLOW_FILES = (
     "adaptation", "age", "annotation_crash", "annotator", "bare_slicer", "batch", "bids_app", "cli", "cluster",
     "compare_nnunet", "dhcp", "engine", "engine_segment", "experiment_labels", "experiment_splits", "experiments",
-    "extension", "faults", "finetuning", "head_mask", "inference", "mixed_up", "mixing", "mrml_contrast", "mrml_engine", "pages",
-    "phantom", "preprocessing", "randomisation", "real_scans", "resources", "robustness", "runs", "store",
+    "extension", "faults", "finetuning", "head_mask", "inference", "mixed_up", "mixing", "mrml_contrast", "mrml_engine",
+    "pages", "phantom", "preprocessing", "randomisation", "real_scans", "resources", "robustness", "runs", "store",
     "store_processes", "strangers_models", "study", "templates", "training", "widget", "widget_annotate",
     "widget_annotate_study", "widget_install", "widget_module", "widget_result", "widget_screens", "widget_tune",
     "widget_tune_store",

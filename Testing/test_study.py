@@ -128,10 +128,10 @@ def test_a_result_on_another_grid_is_computed_anew(
         tmp_path / "study", [scan], BudgetSettings(3, "slices"), segmenter=segmenter, predicted=predicted
     )
     assert (read_study(started.folder).prefill(scan.name) == expected).all()
-    with pytest.raises(LookupError, match="looked for"):  # by nobody's leave is a pre-fill empty and called the model's
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("NeonatalSegLib.models.registry.find_model", _looked_for)
-            start_study(tmp_path / "alone", [scan], BudgetSettings(3, "slices"), predicted=predicted)
+    # By nobody's leave is a pre-fill empty and called the model's.
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(LookupError, match="looked for"):
+        patch.setattr("NeonatalSegLib.models.registry.find_model", _looked_for)
+        start_study(tmp_path / "alone", [scan], BudgetSettings(3, "slices"), predicted=predicted)
 
 
 def _looked_for() -> None:
