@@ -153,7 +153,7 @@ def test_frames_of_an_enhanced_file_are_named_by_their_number(tmp_path: Path) ->
 
 
 def test_of_two_series_the_one_is_named_on_whose_grid_the_labels_lie(tmp_path: Path) -> None:
-    t1 = save(tmp_path / "t1", *volume_series(volume(OBLIQUE), "1.2.7"))
+    t1 = save(tmp_path / "t1", *volume_series(volume(OBLIQUE) + 1, "1.2.7"))
     t2 = save(tmp_path / "t2", *volume_series(volume(SAGITTAL), "1.2.8"))
     scan = load_scan(t1=t1, t2=t2)
     _, file, report = written(scan, tmp_path)
@@ -240,7 +240,7 @@ def test_an_odd_header_does_not_stand_in_the_way(tmp_path: Path) -> None:
 
 def test_a_nifti_scan_is_refused_with_the_reason(tmp_path: Path) -> None:
     t1, t2 = save(tmp_path / "t1", *volume_series(volume())), tmp_path / "x_T2w.nii.gz"
-    sitk.WriteImage(volume(), str(t2))
+    sitk.WriteImage(volume() + 1, str(t2))
     with pytest.raises(NeonatalSegError, match=r"T2 .*x_T2w.nii.gz\) is no DICOM series.* refer to\. Give"):
         dicom_out.check_possible(load_scan(t2=t2))
     with pytest.raises(NeonatalSegError, match="results lie on the grid of the T2"):
