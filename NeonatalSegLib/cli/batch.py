@@ -225,10 +225,14 @@ def _summarise(out: Path, dataset: Path, run: str, *, overwrite: bool) -> None:
     check_study_folder(out, overwrite=overwrite)
     for note in write_dataset_files(out, dataset):
         warn(note)
-    study = study_of_bids(dataset, run=run)
-    there = {row.name for row in read_rows(out)}
-    missing = {scan.name: "no result yet; the participant level says why" for scan in study.scans}
-    without = {name: why for name, why in {**missing, **study.left_out}.items() if name not in there}
+    without: dict[str, str] = {}
+    try:
+        study = study_of_bids(dataset, run=run)
+        missing = {scan.name: "no result yet; the participant level says why" for scan in study.scans}
+        there = {row.name for row in read_rows(out)}
+        without = {name: why for name, why in {**missing, **study.left_out}.items() if name not in there}
+    except NeonatalSegError as error:  # the images may be elsewhere by now: the results are there all the same
+        warn(f"Which scans have no result yet is not known: {error}")
     typer.echo(str(write_study_files(out, overwrite=overwrite, without=without)))
     for name, why in without.items():
         warn(f"{name}: {why}")

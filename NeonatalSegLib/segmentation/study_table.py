@@ -65,12 +65,10 @@ def write_study_files(out: Path, *, overwrite: bool = False, without: Mapping[st
     """
     try:
         for attempt in range(ATTEMPTS):
-            rows = [row for row in read_rows(out) if row.name not in without]
+            rows = _counted(out, without)
             try:
                 _write_changed(out, study_texts(rows, without), overwrite)
-                if [
-                    row for row in read_rows(out) if row.name not in without
-                ] == rows:  # else another job has finished a scan in between
+                if _counted(out, without) == rows:  # else another job has finished a scan in between
                     break
             except NeonatalSegError:
                 if attempt == ATTEMPTS - 1:
@@ -80,6 +78,11 @@ def write_study_files(out: Path, *, overwrite: bool = False, without: Mapping[st
         reason = getattr(error, "strerror", None) or error
         raise NeonatalSegError(f"{shown(out / TABLE)} could not be written ({reason}).") from error
     return out / TABLE
+
+
+def _counted(out: Path, without: Mapping[str, str]) -> list[StudyRow]:
+    """All results but those that an earlier run left of scans which have none now."""
+    return [row for row in read_rows(out) if row.name not in without]
 
 
 def study_texts(rows: Sequence[StudyRow], without: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
