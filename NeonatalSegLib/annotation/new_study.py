@@ -28,6 +28,7 @@ from NeonatalSegLib.errors import NeonatalSegError
 from NeonatalSegLib.files.names import check_distinct, check_name
 from NeonatalSegLib.scans.grid import Grid
 from NeonatalSegLib.scans.preprocessing import foreground
+from NeonatalSegLib.scans.read import read_grid
 from NeonatalSegLib.scans.scan import Scan, load_scan
 from NeonatalSegLib.tissues import PHYSIOLOGICAL
 
@@ -56,10 +57,9 @@ def fitting(predicted: Predicted, scans: Sequence[StudyScan]) -> dict[str, Path]
     """The label maps that lie on their scan's grid; a scan that was moved since has to be segmented again."""
     kept = {}
     for scan in scans:
-        if (path := predicted.label_maps.get(scan.name)) is not None:
-            reference = load_scan(scan.t1, scan.t2, name=scan.name, age_weeks=scan.age_weeks).reference
-            if Grid.of(sitk.ReadImage(str(path))).is_like(Grid.of(reference)):
-                kept[scan.name] = path
+        path, reference = predicted.label_maps.get(scan.name), scan.t2 or scan.t1
+        if path is not None and reference is not None and read_grid(path).is_like(read_grid(reference)):
+            kept[scan.name] = path
     return kept
 
 
